@@ -175,6 +175,19 @@ async def test_what_is_not_possible_is_refused_with_the_remedy(pair: Pair, start
     assert (nul.code, "NUL" in nul.message) == ("nul_character", True)
 
 
+async def test_concurrent_calls_create_no_more_collections_than_a_tenant_may_have(
+    start: Start, shared: dict[str, Any], refusal: Refusal
+) -> None:
+    async with start(tenant_collections=1, **shared) as client:
+        created = await asyncio.gather(
+            *(client.create(f"notes{number}") for number in range(8)), return_exceptions=True
+        )
+        assert sum(isinstance(one, pb.Collection) for one in created) == 1
+        listed = await client.stub.ListCollections(pb.ListCollectionsRequest())
+        assert len(listed.collections) == 1
+        assert (await refusal(client.create("more"))).code == "quota_exceeded"
+
+
 async def test_a_nul_character_fails_only_the_documents_that_have_it(pair: Pair, refusal: Refusal) -> None:
     client, _ = pair
     await client.create()
