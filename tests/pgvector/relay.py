@@ -4,7 +4,7 @@ import selectors
 import socket
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 
 PART = 64 * 1024
 WAIT_SECONDS = 0.02
@@ -20,6 +20,11 @@ class Relay:
         """Decides by the bytes that a client has sent whether all connections are cut, and these bytes lost."""
         self.cut_after: Callable[[bytes], bool] = lambda sent: False
         """Decides by the bytes that a client has sent whether all connections are cut after the server has them."""
+        self.hold_back: Callable[[bytes], bool] = lambda sent: False
+        """Decides by the bytes that a client has sent whether its connection is cut, and the server gets them by
+        `deliver`.
+        """
+        self._held: list[tuple[socket.socket, bytes]] = []
         self._target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -35,7 +40,17 @@ class Relay:
         self._is_closed = True
         self._thread.join()
         self._cut()
+        for server, _ in self._held:
+            server.close()
         self._listener.close()
+
+    def deliver(self) -> None:
+        """Sends the server what was held back, and waits for its answer."""
+        while self._held:
+            server, data = self._held.pop()
+            with closing(server):
+                server.sendall(data)
+                server.recv(PART)
 
     def _run(self) -> None:
         while not self._is_closed:
@@ -67,10 +82,18 @@ class Relay:
         if is_sent and self.cut_before(data):
             self._cut()
             return
+        if is_sent and self.hold_back(data):
+            self._hold(source, data)
+            return
         with suppress(OSError):
             self._others[source].sendall(data)
         if is_sent and self.cut_after(data):
             self._cut(keep_server_for=0.2)
+
+    def _hold(self, client: socket.socket, data: bytes) -> None:
+        server = self._others[client].dup()
+        self._forget(client)
+        self._held.append((server, data))
 
     def _forget(self, source: socket.socket) -> None:
         other = self._others[source]

@@ -156,6 +156,18 @@ async def test_a_move_of_which_it_is_not_known_whether_it_was_committed_is_settl
             await check(client, after if is_committed else before)
 
 
+@pytest.mark.parametrize(("before", "after"), [("local", "shared"), ("shared", "local")])
+async def test_a_move_whose_last_commit_reaches_the_server_late_loses_nothing(
+    start: Start, shared: dict[str, Any], relay: Relay, refusal: Refusal, before: str, after: str
+) -> None:
+    async with start(**shared) as client:
+        await create(client, before)
+        relay.hold_back = LastCommit()
+        assert (await refusal(move(client, after))).code == "store_unavailable"
+        relay.deliver()
+        await check(client, after)
+
+
 async def check(client: Client, store: str) -> None:
     """Waits until the collection is used again, and checks that it is where it should be, and there only."""
     for _ in range(100):

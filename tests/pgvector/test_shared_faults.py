@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ import grpc
 import pytest
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_embedding import MiniLM
+from pointsman_retriever.collections.shared import SharedCollections
 from pointsman_retriever.domain import SHARED, CollectionInfo
 from pointsman_retriever.external.pgvector import PgvectorTable
 from pointsman_retriever.external.stores import ExternalOptions
@@ -93,6 +94,28 @@ def test_a_collection_is_deleted_while_others_write_and_read(store: PgvectorStor
         thread.join()
     assert errors == []
     assert seconds < 20  # each deadlock would take a second
+
+
+def test_a_list_of_collections_that_was_read_slowly_hides_no_new_collection(options: SharedStoreOptions) -> None:
+    is_read, is_created = threading.Event(), threading.Event()
+
+    class SlowStore(PgvectorStore):
+        def collections(self) -> Sequence[CollectionInfo]:
+            found = super().collections()
+            if not is_read.is_set():
+                is_read.set()
+                is_created.wait()
+            return found
+
+    collections = SharedCollections(lambda: SlowStore(options))
+    reading = threading.Thread(target=collections.refresh)
+    reading.start()
+    is_read.wait()
+    collections.create(INFO)
+    is_created.set()
+    reading.join()
+    assert list(collections.known) == [NOTES]
+    collections.close()
 
 
 def test_the_tables_of_a_deleted_collection_are_dropped(store: PgvectorStore, options: SharedStoreOptions) -> None:
@@ -232,6 +255,27 @@ async def test_a_retriever_goes_on_after_the_server_has_restarted(
         assert await client.found("dog") == ["a"]
 
 
+async def test_a_database_that_cannot_be_written_is_searched(
+    start: Start, shared: dict[str, Any], options: SharedStoreOptions, run: Run, refusal: Refusal, tmp_path: Path
+) -> None:
+    shared["shared_store_url"] = options.url
+    note = pb.Document(id="a", text="A dog needs a ticket")
+    restart = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pointsman'"
+    async with start(**shared) as client:
+        await client.create()
+        await client.upsert(note)
+        run("ALTER ROLE postgres SET default_transaction_read_only = on", restart)
+        try:
+            for number in range(3):
+                refused = await refusal(client.upsert(pb.Document(id="b", text=f"A cat {number}")))
+                assert (refused.code, type(refused)) == ("store_read_only", Unavailable)
+                assert await client.found("dog") == ["a"]
+            async with start(data=tmp_path / "other", **shared) as other:
+                assert await other.found("dog") == ["a"]
+        finally:
+            run("SET default_transaction_read_only = off", "ALTER ROLE postgres RESET ALL", restart)
+
+
 def test_a_statement_that_waits_too_long_does_not_make_the_store_unavailable(options: SharedStoreOptions) -> None:
     store = FailFastStore(lambda: PgvectorStore(replace(options, timeout_seconds=0.5)))
     store.create(INFO)
@@ -240,6 +284,18 @@ def test_a_statement_that_waits_too_long_does_not_make_the_store_unavailable(opt
             write(store, NOTES, [encoded("a")])
         assert raised.value.code == "collection_busy"
         assert len(store.collections()) == 1
+    store.close()
+
+
+def test_a_document_of_many_chunks_may_take_longer_than_a_statement_may(options: SharedStoreOptions, run: Run) -> None:
+    store = PgvectorStore(replace(options, timeout_seconds=SECONDS))
+    store.create(INFO)
+    run(
+        f"CREATE FUNCTION {PREFIX}.wait() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN PERFORM pg_sleep(0.001); RETURN NEW; END'",
+        f"CREATE TRIGGER slow BEFORE INSERT ON {PREFIX}.chunks_1 FOR EACH ROW EXECUTE FUNCTION {PREFIX}.wait()",
+    )
+    assert write(store, NOTES, [encoded("a.md", chunks=4_000)]).chunks == 4_000
     store.close()
 
 
@@ -270,6 +326,18 @@ async def test_a_collection_that_another_retriever_deleted_is_created_anew(
         created = await second.stub.CreateCollection(pb.CreateCollectionRequest(name="notes", if_missing=True))
         assert created.documents == 0
         assert (await first.collection()).documents == 0
+
+
+@pytest.mark.parametrize("dimensions", [7, 384])
+async def test_a_collection_that_was_made_anew_with_another_model_refuses_documents(
+    start: Start, shared: dict[str, Any], store: PgvectorStore, refusal: Refusal, dimensions: int
+) -> None:
+    async with start(**shared) as client:
+        await client.create()
+        store.drop(NOTES)
+        store.create(CollectionInfo("notes", "another model", dimensions, store=SHARED))
+        refused = await refusal(client.upsert(pb.Document(id="a", text="A dog needs a ticket")))
+        assert (refused.code, type(refused)) == ("fingerprint_mismatch", FailedPrecondition)
 
 
 async def test_a_collection_that_was_made_anew_with_this_model_is_used(

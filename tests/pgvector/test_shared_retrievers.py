@@ -175,6 +175,38 @@ async def test_what_is_not_possible_is_refused_with_the_remedy(pair: Pair, start
     assert (nul.code, "NUL" in nul.message) == ("nul_character", True)
 
 
+async def test_concurrent_calls_create_no_more_collections_than_a_tenant_may_have(
+    start: Start, shared: dict[str, Any], refusal: Refusal
+) -> None:
+    async with start(tenant_collections=1, **shared) as client:
+        created = await asyncio.gather(
+            *(client.create(f"notes{number}") for number in range(8)), return_exceptions=True
+        )
+        assert sum(isinstance(one, pb.Collection) for one in created) == 1
+        listed = await client.stub.ListCollections(pb.ListCollectionsRequest())
+        assert len(listed.collections) == 1
+        assert (await refusal(client.create("more"))).code == "quota_exceeded"
+
+
+async def test_a_nul_character_fails_only_the_documents_that_have_it(pair: Pair, refusal: Refusal) -> None:
+    client, _ = pair
+    await client.create()
+    nul = [
+        pb.Document(id="text", text="a \0 b"),
+        pb.Document(id="title", title="a \0 b", text="b"),
+        pb.Document(id="i\0d", text="b"),
+        pb.Document(id="metadata", text="b", metadata={"a": "\0"}),
+    ]
+    outcomes = (await ingest(client, DOCUMENTS[0], *nul, DOCUMENTS[1])).outcomes
+    assert [one.code for one in outcomes] == ["", *["nul_character"] * 4, ""]
+    steps = [client.upsert(DOCUMENTS[2]), *(refusal(client.upsert(one)) for one in nul), client.delete("a\0b", "dogs")]
+    first, *failed, deleted = await asyncio.gather(*steps)
+    assert first.documents == 1
+    assert {one.code for one in failed} == {"nul_character"}
+    assert deleted.deleted == 1
+    assert (await client.collection()).documents == 2
+
+
 @pytest.mark.parametrize(
     ("method", "remedy"),
     [("Snapshot", "pg_dump"), ("Restore", "pg_restore"), ("Reembed", "pointsman retriever move --to local")],

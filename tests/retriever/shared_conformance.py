@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ from pointsman_retriever.domain import (
 from pointsman_retriever.filters import And, Eq, Exists, Filter, In, Not, NumberRange, Or, TextRange
 from pointsman_retriever.shared.changes import to_record, write
 from pointsman_retriever.shared.stores import CandidateQuery, SharedReader, SharedStore, SharedStoreOptions
-from pointsman_servicekit.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
+from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 
 DIMENSIONS = 8
 NOTES = CollectionId("default", "notes")
@@ -135,6 +136,14 @@ class SharedConformance:
             query = replace(QUERY, vector=None, terms={"null": 1}, filter=In("null", ("null", "x")))
             assert ids_of(reader, query) == ["null"]
         assert write(store, NOTES, [], names).chunks == 0
+
+    def test_a_document_with_a_nul_character_is_refused_by_its_id(self, store: SharedStore) -> None:
+        for bad in (encoded("bad.md", "a \0 b"), encoded("b\0d.md"), replace(encoded("bad.md"), source="\0")):
+            with pytest.raises(InvalidArgument, match=re.escape(f"document {bad.document.id!r} has a NUL")):
+                write(store, NOTES, [encoded("good.md"), bad])
+        assert write(store, NOTES, [encoded("good.md")], ["b\0d.md"]).documents == 1
+        with store.reading(NOTES) as reader:
+            assert (reader.document("b\0d.md"), reader.ids_of_source("\0")) == (None, [])
 
     def test_chunks_are_found_by_the_best_scores_of_their_words(self, store: SharedStore) -> None:
         often = encoded("often.md", "ladder ladder ladder", chunks=1)

@@ -24,12 +24,23 @@ def moved_id(collection_id: CollectionId, place: str) -> CollectionId:
 def is_move_committed(store: SharedStore, collection_id: CollectionId, place: str, to: str) -> bool:
     """Returns whether the last transaction of a move to the store `to` was committed in the shared store.
 
-    If the shared store has no trace of the collection, the copy in the data folder is to be kept. Raises the errors of
-    the shared store.
+    If the shared store has no trace of the collection, the copy in the data folder is to be kept. The transaction may
+    still be open, because its commit is on the way to the store. So this waits for it; raises Unavailable
+    ("collection_busy") if that takes too long, and other errors of the shared store.
     """
     if to == SHARED:
-        return not _exists(store, unfinished_id(collection_id, place)) and _exists(store, collection_id)
-    return _exists(store, moved_id(collection_id, place)) or not _exists(store, collection_id)
+        return not _is_left(store, unfinished_id(collection_id, place)) and _exists(store, collection_id)
+    is_left = _is_left(store, collection_id)
+    return _exists(store, moved_id(collection_id, place)) or not is_left
+
+
+def _is_left(store: SharedStore, collection_id: CollectionId) -> bool:
+    """Returns whether a collection has its name, after all changes of it have ended."""
+    try:
+        with store.changing(collection_id):
+            return True
+    except NotFound:
+        return False
 
 
 def _exists(store: SharedStore, collection_id: CollectionId) -> bool:

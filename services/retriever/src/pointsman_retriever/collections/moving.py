@@ -226,8 +226,11 @@ def _ask(store: SharedStore, collection_id: CollectionId, place: str, to: str) -
     """Returns whether a move was committed whose last call failed; None if the store does not answer for a while."""
     for wait in ASK_AFTER_SECONDS:
         time.sleep(wait)
-        with suppress(PointsmanError):
+        try:
             return is_move_committed(store, collection_id, place, to)
+        except PointsmanError as error:
+            if error.code == "collection_busy":  # it has waited long enough
+                return None
     return None
 
 

@@ -1,6 +1,7 @@
 """Creates, changes and deletes collections and their documents."""
 
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -63,6 +64,7 @@ class CollectionService:
         self._pools = pools
         self._compactor = compactor
         self._tenant_limits = tenant_limits
+        self._creating = threading.Lock()
 
     async def list_collections(self, tenant: str | None) -> Sequence[CollectionStatus]:
         """Returns the states of a tenant's collections, or of all tenants' if `tenant` is None, in the order of ids.
@@ -96,9 +98,10 @@ class CollectionService:
         # A new collection of the data folder does not need the shared store.
         with suppress(Unavailable) if store == LOCAL else nullcontext():
             await self._registry.refresh(collection_id)
-        pool = self._pools.shared if store == SHARED else self._pools.write
         with self._pools.changes.slot():
-            return await pool.run(self._create, collection_id, if_missing, quota, store)
+            if store == SHARED:
+                return await self._pools.shared.run(self._create_shared, collection_id, if_missing, quota)
+            return await self._pools.write.run(self._create, collection_id, if_missing, quota, store)
 
     def store_named(self, store: str) -> str:
         """Returns LOCAL or SHARED for the name of a store that a caller gives.
@@ -324,6 +327,10 @@ class CollectionService:
         self._encoder.check_model(change.before)  # the collection may have been restored meanwhile
         chunks = sum(change.put(document) for document in documents)
         return chunks, change.unchanged
+
+    def _create_shared(self, collection_id: CollectionId, if_missing: bool, quota: Quota | None) -> CollectionInfo:
+        with self._creating:  # several threads change shared collections, and each counts the tenant's collections
+            return self._create(collection_id, if_missing, quota, SHARED)
 
     def _create(self, collection_id: CollectionId, if_missing: bool, quota: Quota | None, store: str) -> CollectionInfo:
         if self._registry.has(collection_id):

@@ -5,6 +5,7 @@ index.
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import TypeVar
 
 import numpy as np
@@ -216,6 +217,8 @@ class SharedCollections:
         """Takes a function that opens the store. The first use calls it; if it fails, the next use calls it again."""
         self._store = FailFastStore(connect)
         self._lock = threading.Lock()
+        self._reads = count(1)
+        self._latest_read = 0  # the number of the one to which `known` belongs
         self._analyzer = TermAnalyzer()
         self.problem = ""
         self.known: Mapping[CollectionId, SharedCollection] = {}  # replaced, never changed in place
@@ -228,6 +231,7 @@ class SharedCollections:
         """Reads from the store which collections there are, and their states. Raises Unavailable ("store_unavailable")
         if the store fails.
         """
+        read = next(self._reads)
         try:
             infos = self.open().collections()
         except PointsmanError as error:
@@ -235,6 +239,9 @@ class SharedCollections:
             raise
         self.problem = ""
         with self._lock:
+            if read < self._latest_read:  # a read that began later has ended before, and has all that this one has
+                return
+            self._latest_read = read
             known = {}
             for info in infos:
                 one = known[info.id] = self.known.get(info.id) or SharedCollection(info, self.open, self._analyzer)

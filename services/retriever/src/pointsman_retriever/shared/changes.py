@@ -21,6 +21,13 @@ def checksum_document(document_id: str, vectors: bytes) -> int:
     return int.from_bytes(digest.digest(), "little") >> 1
 
 
+def has_nul(encoded: EncodedDocument) -> bool:
+    """Returns whether a text of a document has a NUL character, so that the shared store cannot keep the document."""
+    document = encoded.document
+    texts = (document.id, document.title, document.text, *document.metadata, *document.metadata.values())
+    return any("\0" in text for text in (*texts, encoded.source))
+
+
 def to_record(encoded: EncodedDocument) -> DocumentRecord:
     document = encoded.document
     return DocumentRecord(
@@ -57,8 +64,7 @@ class ChangeStep:
         character, which stores do not accept.
         """
         document = encoded.document
-        texts = (document.id, document.title, document.text, *document.metadata, *document.metadata.values())
-        if any("\0" in text for text in texts):
+        if has_nul(encoded):
             raise InvalidArgument(
                 f"document {document.id!r} has a NUL character, which the shared store cannot keep; leave it out",
                 code="nul_character",

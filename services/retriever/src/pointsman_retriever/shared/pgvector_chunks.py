@@ -11,8 +11,10 @@ from typing import Any
 from pointsman_retriever.domain import CollectionInfo, EncodedDocument
 from pointsman_retriever.index.term_analyzer import TermAnalyzer
 from pointsman_retriever.shared.binary_rows import from_bigint, from_int, from_terms, from_vector, to_copy
-from pointsman_retriever.shared.changes import to_record
+from pointsman_retriever.shared.changes import has_nul, to_record
 from pointsman_retriever.shared.pgvector_reader import PgvectorReader, Tables, to_term
+
+ROWS_PER_COPY = 200  # the timeout is that of each statement, and adding a vector to the index takes some milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,12 @@ class StagedChunks:
         self._unused: list[int] = []
 
     def write_changed(self, tables: Tables, info: CollectionInfo, documents: Sequence[EncodedDocument]) -> None:
-        """Writes the chunks of those documents that are new or differ from the stored ones."""
+        """Writes the chunks of those documents that are new or differ from the stored ones.
+
+        Leaves out documents with a NUL character, and those of a model with other dimensions, which made the collection
+        until another retriever made it anew: the change will refuse them, without failing other callers' changes.
+        """
+        documents = [one for one in documents if not has_nul(one) and one.vectors.shape[1] == info.dimensions]
         reader = PgvectorReader(self._cursor, tables, info, 0)
         stored = reader.find([one.document.id for one in documents])
         self.write(tables, [one for one in documents if stored.get(one.document.id) != to_record(one)])
@@ -66,9 +73,9 @@ class StagedChunks:
                 self._unused.append(earlier.number)
             self._staged[document.document.id] = _Staged(number, document, words, terms)
         columns = 'document, start, "end", context, text, vector, length, words'
-        self._cursor.execute(
-            f"COPY {tables.chunks} ({columns}) FROM STDIN WITH (FORMAT binary)", stream=BytesIO(to_copy(rows))
-        )
+        for start in range(0, len(rows), ROWS_PER_COPY):
+            part = BytesIO(to_copy(rows[start : start + ROWS_PER_COPY]))
+            self._cursor.execute(f"COPY {tables.chunks} ({columns}) FROM STDIN WITH (FORMAT binary)", stream=part)
 
     def number(self, document: EncodedDocument) -> int:
         return self._staged[document.document.id].number

@@ -88,9 +88,12 @@ class PgvectorReader:
         return tuple(self._passage(one, by_id[one.chunk], neighbours) for one in ranked)
 
     def find(self, ids: Sequence[str]) -> Mapping[str, DocumentRecord]:
-        return dict(map(_to_record, self._rows(f"{self._records} WHERE id = ANY(%s::text[])", to_array(ids))))
+        possible = to_array(one for one in ids if _may_be_stored(one))
+        return dict(map(_to_record, self._rows(f"{self._records} WHERE id = ANY(%s::text[])", possible)))
 
     def ids_of_source(self, source: str) -> list[str]:
+        if not _may_be_stored(source):
+            return []
         return [row[0] for row in self._rows(f"SELECT id FROM {self._tables.documents} WHERE source = %s", source)]
 
     def document_digests(self) -> Iterator[tuple[str, bytes]]:
@@ -107,6 +110,8 @@ class PgvectorReader:
         return self._documents("id > %s ORDER BY id LIMIT %s", after, count)
 
     def document(self, document_id: str) -> EncodedDocument | None:
+        if not _may_be_stored(document_id):
+            return None
         return next(iter(self._documents("id = %s", document_id)), None)
 
     def _documents(self, condition: str, *parameters: Any) -> Sequence[EncodedDocument]:
@@ -241,6 +246,13 @@ class PgvectorReader:
 def to_term(term: str) -> str:
     """Returns a search term in the form in which PostgreSQL stores it."""
     return term[:MAX_TERM_CHARACTERS]
+
+
+def _may_be_stored(text: str) -> bool:
+    """Returns whether PostgreSQL can store a text. A statement with any other text fails, and so does all that its
+    transaction has done for other callers.
+    """
+    return "\0" not in text
 
 
 def _to_tsquery(term: str) -> str:

@@ -53,7 +53,9 @@ def claim_schema(cursor: Any, schema: str, owner: str) -> str:
         name = f"{quoted(schema)}.{table}"
         rows = [f"{column} {definition}" for column, definition in columns.items()]
         rows += [_PRIMARY_KEY] if table == "collections" else []
-        cursor.execute(f"CREATE TABLE IF NOT EXISTS {name} ({', '.join(rows)})")
+        cursor.execute("SELECT to_regclass(%s) IS NULL", (name,))
+        if cursor.fetchone()[0]:  # a database that is read-only would refuse IF NOT EXISTS, too
+            cursor.execute(f"CREATE TABLE {name} ({', '.join(rows)})")
         _check_columns(cursor, f"{schema}.{table}", name, columns)
     cursor.execute(f"SELECT number FROM {quoted(schema)}.collections")
     numbers = [row[0] for row in cursor.fetchall()]

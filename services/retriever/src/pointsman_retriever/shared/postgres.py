@@ -10,6 +10,7 @@ from pointsman_servicekit.errors import (
     InvalidArgument,
     NotFound,
     PointsmanError,
+    ResourceExhausted,
     Unavailable,
 )
 
@@ -46,6 +47,7 @@ _UNUSABLE = {  # SQLSTATE of errors that a retry does not cure
     "28000": "the user may not connect",
     "3D000": "there is no such database",
 }
+_READ_ONLY, _DISK_FULL = "25006", "53100"  # searches go on
 _NUL_STATES = ("22021", "22P05")
 _BUSY_STATES = ("40001", "40P01", "55P03", "57014")  # conflicts, and timeouts that the server reports
 _AWAY_CLASSES = ("08", "25", "53", "57", "58")  # of errors of the connection and of the server as a whole
@@ -64,10 +66,11 @@ class PostgresConnections:
 
         `setting` is an SQL statement that is executed first; empty: none. After an error of the connection, all idle
         connections are closed, because the server may have restarted. Raises Unavailable ("store_unavailable") if the
-        server fails or does not answer, and ("collection_busy") if it ends a statement that waits or takes too long;
-        FailedPrecondition ("store_unusable") if it rejects a statement for a reason that lasts; InvalidArgument
-        ("nul_character"); NotFound ("unknown_collection") if a table is missing; and Internal ("store_failed") for any
-        other error. No error quotes the statement's parameters.
+        server fails or does not answer, ("store_read_only") if it cannot write, and ("collection_busy") if it ends a
+        statement that waits or takes too long; ResourceExhausted ("disk_full"); FailedPrecondition ("store_unusable")
+        if it rejects a statement for a reason that lasts; InvalidArgument ("nul_character"); NotFound
+        ("unknown_collection") if a table is missing; and Internal ("store_failed") for any other error. No error quotes
+        the statement's parameters.
         """
         try:
             with withholding_values(), self._transaction(setting) as cursor:
@@ -113,6 +116,10 @@ def _to_error(error: PostgresFailure) -> PointsmanError:
         return FailedPrecondition(f"PostgreSQL: {error}; {_UNUSABLE[state]}", code="store_unusable")
     if state in _NUL_STATES:
         return InvalidArgument("PostgreSQL stores no NUL character; leave it out of the text", code="nul_character")
+    if state == _READ_ONLY:
+        return Unavailable(f"PostgreSQL is read-only: {error}", code="store_read_only", retry_after=5.0)
+    if state == _DISK_FULL:
+        return ResourceExhausted(f"PostgreSQL's disk is full: {error}", code="disk_full", retry_after=60.0)
     if state == UNDEFINED_TABLE:
         return NotFound(f"PostgreSQL: {error}; another retriever has deleted the collection", code="unknown_collection")
     if state in _BUSY_STATES:
