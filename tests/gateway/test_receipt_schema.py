@@ -223,7 +223,7 @@ def test_the_page_on_the_request_log_describes_every_field_of_an_entry() -> None
     table, undecided = chapter.split("Requests without a decision")
     rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
     assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == names_in(encode_for_request_log(RECEIPT))
-    listed = undecided.split("Their `entry` has ")[1].split("\n")[0]
+    listed = undecided.split("The `entry` in `{pointsman}:undecided` has ")[1].split("\n")[0]
     assert set(re.findall(r"`(\w+)`", listed)) - OPERATIONS == names_in(to_undecided_json(UNDECIDED, NOW))
 
 
