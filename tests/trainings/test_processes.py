@@ -177,8 +177,10 @@ def count(event, given):
 
         warnings.simplefilter("ignore")  # torch's deprecated objects are asked for their class
         found = [one for one in gc.get_objects() if isinstance(one, torch.nn.Parameter) and not one.requires_grad]
+        kept = [getattr(one, "_local_tensor", one).untyped_storage() for one in found]
+        size = sum({storage.data_ptr(): storage.nbytes() for storage in kept}.values())
         with open(FOLDER + "/" + given[0].rsplit("/.", 1)[1].split(".")[0] + ".count", "w") as file:
-            file.write(str(sum(getattr(one, "_local_tensor", one).numel() for one in found)))
+            file.write(str(size))
 
 
 sys.addaudithook(count)
