@@ -1,4 +1,6 @@
-"""Builds the gateway: components that exist as long as the process, and objects that are built for each configuration."""
+"""Builds the gateway: components that exist as long as the process, and objects that are built for each loaded
+configuration.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping

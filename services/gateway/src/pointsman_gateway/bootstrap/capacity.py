@@ -30,7 +30,9 @@ clients that are between two requests or whose requests are rejected. The number
 files.
 """
 OTHER_FILES = 256
-"""Number of open files and sockets kept free for purposes other than requests: logs, listeners, Redis, other services."""
+"""Number of open files and sockets that are reserved for purposes other than requests: logs, listeners, Redis, other
+services.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,9 @@ class EmbeddingModels:
     local: Encoder
     """The embedding model for `/v1/embeddings`; it embeds texts without a prefix."""
     encoder: Prefixed
-    """The embedding model for the classifier and for searches; it puts the model's prefix for queries before each text."""
+    """The embedding model for the classifier and for searches. It puts the model's prefix for queries before each of
+    the texts.
+    """
     folder: Path
     """The folder of MiniLM, the default embedding model; it also holds the static model."""
     config: EncoderConfig | None
