@@ -13,26 +13,21 @@ MEGABYTE = 1024 * 1024
 
 PROCESS_BYTES = 256 * MEGABYTE
 """Bytes of memory assumed for a gateway process that has no requests: code, models and classifier. Measured: 205 to 220
-MiB.
-"""
+MiB."""
 REQUEST_BYTES = 128 * 1024
 """Bytes of memory assumed for each streamed request, without its body. Measured: 30 KiB; more is assumed because the
-answer is buffered for clients that read slowly.
-"""
+answer is buffered for clients that read slowly."""
 MAX_DERIVED_REQUESTS = 4096
 """Upper limit for the number of concurrent requests that is derived from memory and open files if `max_in_flight` is
-not set. One event loop handles all requests of a process; start workers or replicas for more.
-"""
+not set. One event loop handles all requests of a process; start workers or replicas for more."""
 MIN_DERIVED_REQUESTS = 64
 IDLE_CONNECTIONS = 1024
 """Number of client connections that a process accepts in addition to one for each concurrent request. They are for
 clients that are between two requests or whose requests are rejected. The number is lower if the process may open few
-files.
-"""
+files."""
 OTHER_FILES = 256
 """Number of open files and sockets that are reserved for purposes other than requests: logs, listeners, Redis, other
-services.
-"""
+services."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,7 @@ from pointsman_gateway.settings import Settings
 
 CONSOLE_REDIS_TIMEOUT_SECONDS = 2.0
 """Maximum seconds for one call of Redis by the web console. It is longer than for other calls, because only users of
-the console wait, and no client's request.
-"""
+the console wait, and no client's request."""
 
 EXAMPLE_CHARACTERS = 60
 

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 LoadModels = Callable[[Path, "EncoderConfig | None"], "EmbeddingModels"]
 """A function that loads the embedding models, such as `EmbeddingModels.load`. Its arguments are the folder of MiniLM
 (the default model) and the configured encoder, or None for MiniLM. It raises ModelMissing if files are missing, and
-ConfigError if the encoder cannot be used.
-"""
+ConfigError if the encoder cannot be used."""
 
 
 def needs_models(config: Config) -> bool:

@@ -97,8 +97,7 @@ class _TrackedEngine:
     state: EngineState
     task: asyncio.Task[None] | None
     """The background task that reads the state from the engine's lora-server or its list of models; None if the engine
-    has neither.
-    """
+    has neither."""
     aliases: Aliases | None = None
     """The table of aliases, for a member of a group; `stop` removes the engine's reports from it, because another
     member may get the engine's name later. None for other engines."""

@@ -28,5 +28,4 @@ class LoadedModels:
     """Identifies the embedding model and its files; empty if no embedding model is loaded."""
     endpoint: LocalEmbedder | None = None
     """The embedding model in this process that answers `/v1/embeddings`; None if none is loaded or the configured one
-    is called at a URL.
-    """
+    is called at a URL."""

@@ -38,16 +38,14 @@ class EmbeddingModels:
     """The embedding model for `/v1/embeddings`; it embeds texts without a prefix."""
     encoder: Prefixed
     """The embedding model for the classifier and for searches. It puts the model's prefix for queries before each of
-    the texts.
-    """
+    the texts."""
     folder: Path
     """The folder of MiniLM, the default embedding model; it also holds the static model."""
     config: EncoderConfig | None
     """The configured embedding model; None if MiniLM, the default, is used."""
     endpoint: LocalEmbedder | None
     """The embedding model in this process that answers `/v1/embeddings`; None if the embedding model is called at a
-    URL.
-    """
+    URL."""
 
     @classmethod
     def load(cls, folder: Path, config: EncoderConfig | None = None) -> "EmbeddingModels":

@@ -12,12 +12,10 @@ from pointsman_gateway.domain.path import AnswerLimit, Kind
 
 ANSWER_TOKENS = {Kind.PROMPT: 4096, Kind.TUNED: 4096, Kind.RAG: 1024, Kind.LORA: 1024, Kind.HYBRID: 1024}
 """Maximum number of tokens of an answer, by the kind of the path that answers. It applies if neither the request nor
-the path sets `max_tokens`.
-"""
+the path sets `max_tokens`."""
 WINDOW_PARTS = 8
 """If neither the request nor the path sets `max_tokens`, an answer has at most 1 / WINDOW_PARTS of the model's context
-window, because small models often do not stop.
-"""
+window, because small models often do not stop."""
 
 
 def to_sampling(path: PathConfig) -> Sampling:

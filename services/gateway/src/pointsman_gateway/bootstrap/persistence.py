@@ -35,8 +35,7 @@ class Persistence:
     feedback: NullFeedback | FeedbackService
     shadows: ShadowStore | None = None
     """The store of shadow requests (copies of requests that another path answers); None without Redis, like
-    `log_reader`.
-    """
+    `log_reader`."""
     log_reader: RequestLogReader | None = None
     redis_state: RedisState = field(default_factory=RedisState)
     export: ExportSink = NO_EXPORT

@@ -31,8 +31,7 @@ from pointsman_gateway.shadow.stage import ScoringFeedback, Shadowing
 
 MAX_CALM_REQUESTS = 128
 """A shadow request starts only if fewer requests than this number, and less than half of `max_in_flight`, are in
-progress.
-"""
+progress."""
 
 
 @dataclass(slots=True)

@@ -74,15 +74,13 @@ class Dependencies:
     pickers: EndpointPickers | None = None
     lend_slot: Callable[[], AbstractContextManager[None]] = nullcontext
     """Makes a context manager for the time in which a request waits for its adapter to be loaded. While the context is
-    entered, another request may use the waiting request's slot (its place among the concurrent requests).
-    """
+    entered, another request may use the waiting request's slot (its place among the concurrent requests)."""
     litellm_client: EngineClient | None = None
     """The client for engines that are called through LiteLLM's SDK, in place of `client`; None: `client` is used for
     all engines."""
     http: HttpPoster | None = None
     """The HTTP client that counts tokens at engines and calls guardrails. If it is None, numbers of tokens are
-    estimated.
-    """
+    estimated."""
     conversations: ConversationBook = field(default_factory=ConversationBook)
     guardrail_metrics: GuardrailMetrics = field(default_factory=lambda: GuardrailMetrics(CollectorRegistry()))
 

@@ -33,8 +33,7 @@ GAUGES: Mapping[str, Combine] = {
     "pointsman_cache_redis_up": min,
 }
 """Name of a gauge metric -> function that combines the values of all workers to one value. For a gauge that is not
-listed, the largest value is exported.
-"""
+listed, the largest value is exported."""
 KILL_AFTER_SECONDS = 10.0
 """Seconds after `shutdown_delay` and `shutdown_timeout` until the supervisor kills a worker that has not ended."""
 
