@@ -54,13 +54,13 @@ class ServerLimits:
     """Seconds from a call's authentication until its message must be complete; the caller's own deadline may be
     earlier."""
     max_metadata_bytes: int = 16 * 1024
-    """Maximum size of all metadata of a call together."""
+    """Maximum bytes of the metadata of a call, all entries together."""
     max_connections: int = 2000
     """Maximum number of connections of all clients together; a further connection is closed at once."""
     max_concurrent_streams: int = 1024
-    """Calls at once on one connection; further ones wait at the client."""
+    """Maximum number of concurrent calls on one connection. The client delays further calls until others end."""
     handshake_timeout: float = 10.0
-    """Seconds from connecting to the first HTTP/2 frame, including TLS."""
+    """Maximum seconds from the opening of a connection to its first HTTP/2 frame, including the TLS handshake."""
     keepalive_time: float = 30.0
     """The server pings a client from which it has received nothing for this time."""
     keepalive_timeout: float = 10.0

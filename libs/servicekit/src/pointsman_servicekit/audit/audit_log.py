@@ -91,7 +91,9 @@ class AuditLog:
         return bool(await self._redis.call(lambda: self._record(keys=[CONFIGURATION, AUDIT], args=arguments)))
 
     async def streams(self) -> list[str]:
-        """Returns the names of the streams of changes: the log's own, and those of the lora-servers' history."""
+        """Returns the names of all Redis streams with changes: the stream of this log, and the streams with the
+        lora-servers' history.
+        """
         return [AUDIT, *await self._adapter_streams()]
 
     async def not_exported(self, stream: str) -> tuple[list[tuple[str, AuditEntry]], str]:
