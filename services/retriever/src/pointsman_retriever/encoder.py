@@ -70,7 +70,7 @@ class ChunkedDocument:
 
     @property
     def texts(self) -> list[str]:
-        """Returns the text to embed for each chunk, in their order."""
+        """Returns the texts to embed, one for each chunk, in the order of the chunks."""
         return [chunk.embedded_text for chunk in self.chunks]
 
     def with_vectors(self, vectors: Mapping[str, Vectors]) -> EncodedDocument:

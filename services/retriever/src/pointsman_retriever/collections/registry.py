@@ -129,8 +129,10 @@ class CollectionRegistry:
             self._arriving.pop(collection_id).set()
 
     async def settle_moves(self) -> None:
-        """Finishes or undoes the moves of which it is not known whether they were committed, unless the shared store
-        does not answer; then the next call for the collection tries it again.
+        """Finishes or undoes collections' moves between stores of which it is not known whether they were committed.
+
+        A move that cannot be settled, because the shared store does not answer, is tried again at the next call for its
+        collection.
         """
         for collection_id in list(self._unsettled):
             try:
@@ -172,9 +174,10 @@ class CollectionRegistry:
         self._unsettled = {**self._unsettled, collection_id: to}
 
     def begin_leaving(self, collection_id: CollectionId, version: int) -> None:
-        """Marks a collection that is complete in the shared store, and keeps it from being deleted or replaced.
+        """Marks a collection whose documents were all copied to the shared store. Until the move ends, the collection
+        can be neither deleted nor replaced.
 
-        Raises Unavailable ("move_interrupted") if it has another version than the copy.
+        Raises Unavailable ("move_interrupted") if the collection has another version than the copy.
         """
         writer = self._writers.get(collection_id)
         if writer is None or writer.collection.info.version != version:
@@ -186,12 +189,16 @@ class CollectionRegistry:
         self._leaving.add(collection_id)
 
     def stay(self, collection_id: CollectionId) -> None:
-        """Undoes `begin_leaving`."""
+        """Ends a move of the collection that `begin_leaving` has marked, so that the collection stays in this
+        retriever's data folder.
+        """
         self._leaving.discard(collection_id)
         self.data_folder.unmark_move(collection_id)
 
     def suspend(self, collection_id: CollectionId, to: str) -> None:
-        """Closes a collection whose move to the store `to` may or may not be committed; `prepare` finds that out."""
+        """Closes a collection of which it is not known whether its move to the store `to` was committed; `prepare`
+        finds this out.
+        """
         writer = self._writers.get(collection_id)
         self._leaving.discard(collection_id)
         self._put_aside(collection_id, to)

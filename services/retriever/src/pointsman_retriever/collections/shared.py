@@ -50,7 +50,7 @@ OpenStore = Callable[[], SharedStore]
 class SharedDocuments:
     """Reads the documents of one collection in the shared store.
 
-    The methods are those that `Store` has for a collection on disk.
+    It has the same methods as `Store`, which reads a collection on disk.
     """
 
     def __init__(self, collection_id: CollectionId, open_store: OpenStore) -> None:

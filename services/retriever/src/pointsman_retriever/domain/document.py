@@ -1,4 +1,4 @@
-"""Documents and their chunks, from the upload to the index."""
+"""The classes of a document and its chunks at each step of processing, from the upload to the index."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -82,9 +82,9 @@ class Layout:
     """
 
     dimensions: int
-    """The dimensions of the vectors; 0 if there are no vectors."""
+    """Number of dimensions of the store's vectors; 0 if the store has no vectors."""
     has_words: bool
-    """Whether the store ranks by words."""
+    """Whether the store can rank documents by the words of a query."""
     documents: int = 0
 
 

@@ -110,7 +110,8 @@ def rank_candidates(
 
 
 def resolve_fusion(options: SearchOptions, settings: SearchSettings) -> FusionParameters:
-    """Returns the fusion method and the dense weight that the query sets, or else those of the collection's settings.
+    """Returns the fusion method and the weight of the dense scores for a query. Values that the query does not set are
+    taken from the collection's settings.
 
     If the query sets a method, the collection's weight is ignored, since it was chosen for the collection's method.
     """

@@ -14,7 +14,7 @@ from pointsman_retriever.shared.stores import DocumentRecord, SharedChange, Shar
 def checksum_document(document_id: str, vectors: bytes) -> int:
     """Returns a 63-bit checksum of a document's id and the bytes of its vectors.
 
-    The XOR of those of all documents is the collection's checksum.
+    A collection's checksum is the XOR of the checksums of all its documents.
     """
     digest = hashlib.blake2b(vectors, digest_size=8)
     digest.update(document_id.encode())

@@ -97,13 +97,17 @@ class SharedReader(Protocol):
     info: CollectionInfo
 
     def candidates(self, query: CandidateQuery) -> Candidates:
-        """Returns the chunks that a search ranks: those nearest to the query's vector, and the best ones by BM25."""
+        """Returns the chunks that a search has to rank: the chunks nearest to the query's vector, and the best chunks
+        by BM25.
+        """
 
     def passages(self, ranked: Sequence[RankedChunk], neighbours: int) -> tuple[Passage, ...]:
         """Returns the passages of chunks, in their order, each with up to `neighbours` chunks before and after it."""
 
     def find(self, ids: Sequence[str]) -> Mapping[str, DocumentRecord]:
-        """Returns, by id, the records of those of the documents `ids` that are stored."""
+        """Returns the records of the documents with the given ids: id -> record. Ids of documents that are not stored
+        are left out.
+        """
 
     def document(self, document_id: str) -> EncodedDocument | None:
         """Returns a document with its chunks and vectors; None if it is not stored."""
@@ -140,7 +144,9 @@ class SharedChange(Protocol):
     """The collection's state before the change."""
 
     def find(self, ids: Sequence[str]) -> Mapping[str, DocumentRecord]:
-        """Returns, by id, the records of those of the documents `ids` that are stored."""
+        """Returns the records of the documents with the given ids: id -> record. Ids of documents that are not stored
+        are left out.
+        """
 
     def commit(self, removed: Sequence[str], added: Sequence[EncodedDocument], after: CollectionInfo) -> None:
         """Deletes the documents with the ids `removed`, writes `added`, and stores the collection's new state `after`.
@@ -161,10 +167,12 @@ class SharedChange(Protocol):
 
 
 class SharedStore(Protocol):
-    """Interface of a shared store; its methods block, and any thread of any retriever may call them.
+    """Interface of a store that several retrievers share; its methods block, and any thread of any retriever may call
+    them.
 
-    They raise FailedPrecondition if the store cannot be used as it is, InvalidArgument for a text that it cannot
-    store, Unavailable if it fails, and NotFound ("unknown_collection") if there is no such collection.
+    The methods raise FailedPrecondition if the store cannot be used until an operator changes it, InvalidArgument for a
+    text that it cannot store, Unavailable if the store fails, and NotFound ("unknown_collection") if there is no such
+    collection.
     """
 
     def collections(self) -> Sequence[CollectionInfo]: ...
