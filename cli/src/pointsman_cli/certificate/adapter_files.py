@@ -13,7 +13,7 @@ from pointsman_cli.errors import UsageError
 
 TRAINING = "training.json"
 WEIGHTS = ("adapter_config.json", "adapter_model.safetensors")
-"""The files that determine an adapter's answers."""
+"""Names of the files that determine an adapter's answers: its configuration and its weights."""
 
 HASH = re.compile(r"[0-9a-f]{12}")
 """The form of the hash after the "@" in a version's name at a lora-server: the first 12 digits of `content_hash`."""

@@ -65,7 +65,7 @@ class TaskVerdict:
     Only paths that meet the requirements on form and latency are compared.
     """
     left_out: Mapping[str, str]
-    """For each path that was not compared, the reason, by the path's name."""
+    """Path name -> the reason why the path was not compared with the others."""
     break_evens: tuple[BreakEven, ...]
 
     @property

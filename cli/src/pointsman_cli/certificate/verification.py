@@ -40,7 +40,7 @@ class ConfigurationSource:
     url: str
     """The base URL of the gateway."""
     key: str
-    """The API key for the gateway; empty: none is sent."""
+    """The API key for the gateway; if it is empty, requests are sent without a key."""
     config: Path | None = None
     """The configuration folder to read; None: ask the gateway. With a folder, no rows are sent to the gateway."""
 

@@ -34,7 +34,7 @@ class Cluster:
     grpc: str = ""
     """The address HOST:PORT of the gateway's gRPC API; empty: it is not checked."""
     key: str = ""
-    """The API key; empty: none is sent."""
+    """The API key for requests to the cluster's gateway; if it is empty, requests are sent without a key."""
     asks: bool = False
     """Whether to send one request that an engine answers, which costs money."""
 
