@@ -45,8 +45,8 @@ class CollectionStatus:
 class CollectionRegistry:
     """All collections of this retriever, by id: finds, creates, replaces and removes them.
 
-    Methods that only read may be called from any thread. The others block, and must run in the write thread, except
-    `load` and `close`, during which no other method may be called.
+    Methods that only read may be called from any thread. All other methods block, and must run in the write thread,
+    except `load` and `close`, during which no other method may be called.
     """
 
     def __init__(
@@ -60,11 +60,12 @@ class CollectionRegistry:
         shared: SharedCollections | None = None,
         shared_pool: ThreadPool | None = None,
     ) -> None:
-        """Takes where collections are: in `data_folder`, in `external` stores, and in the `shared` store if there is
-        one.
+        """Takes the places of collections: the `data_folder`, the `external` stores, and the `shared` store; `shared`
+        is None if there is no shared store.
 
-        Up to `readers` threads read from one collection at once. `make_snapshot` makes an empty index. Changes are made
-        by the threads of `write_pool`, those of shared collections by the threads of `shared_pool`.
+        Up to `readers` threads read from one collection at once. `make_snapshot` makes an empty index. Collections in
+        the data folder are changed in the threads of `write_pool`, and collections in the shared store in the threads
+        of `shared_pool`.
         """
         self.shared = shared
         self._shared_pool = shared_pool or write_pool
@@ -95,10 +96,11 @@ class CollectionRegistry:
                 self._damaged = {**self._damaged, collection_id: damaged}
 
     async def prepare(self, collection_id: CollectionId) -> None:
-        """Makes a collection known that another retriever may have created in the shared store.
+        """Looks in the shared store for a collection that another retriever may have created, if no collection with
+        this id is known.
 
-        If no collection with this id is known, reads the list of the shared store's collections again. To be called
-        before the methods that look up a collection. Raises the errors of the shared store.
+        For this, it reads the list of the shared store's collections again. To be called before the methods that look
+        up a collection. Raises the errors of the shared store.
         """
         await self._settle(collection_id)
         if not self.has(collection_id):
@@ -109,10 +111,11 @@ class CollectionRegistry:
             await self._shared_pool.run(self.shared.refresh)
 
     async def refresh(self, collection_id: CollectionId) -> None:
-        """Reads the collections of the shared store again, unless a collection of this id is known not to be in it:
-        another retriever may have deleted it, or made it anew.
+        """Reads the list of the shared store's collections again, since another retriever may have deleted the
+        collection or created it anew.
 
-        Raises the errors of the shared store.
+        The list is not read if a collection with this id is known that is not in the shared store. Then waits for the
+        end of a move of the collection that `expecting` has announced. Raises the errors of the shared store.
         """
         if self.is_shared(collection_id) or not self.has(collection_id):
             await self.refresh_shared()
@@ -207,8 +210,8 @@ class CollectionRegistry:
             _local(writer).close()
 
     def load_arrived(self, collection_id: CollectionId) -> GroupCommitWriter:
-        """Loads a collection whose folder a move has put in place; no call uses it before `publish`. Any thread may
-        call this.
+        """Loads a collection whose folder was put into the data folder by a move. Calls use the collection only after
+        `publish`. Any thread may call this method.
         """
         return GroupCommitWriter(self._load(collection_id), self._write_pool)
 

@@ -65,7 +65,9 @@ class Stopwatch:
 
 @dataclass(frozen=True, slots=True)
 class ScoredCandidates:
-    """The chunks that may be returned, as parallel arrays (candidates, ...) of ids, vectors and scores."""
+    """The chunks among which a search chooses its results, as parallel arrays (candidates, ...) of ids, vectors and
+    scores.
+    """
 
     ids: Ids
     vectors: Vectors
@@ -75,10 +77,10 @@ class ScoredCandidates:
 
 
 def rank(snapshot: IndexSnapshot, query: ResolvedQuery, settings: SearchSettings) -> Ranking:
-    """Returns the best chunks of an index snapshot for a query, at most the query's `top_k`, and whether they are
-    relevant.
+    """Returns the best chunks of an index snapshot for a query, and whether they are relevant. There are at most as
+    many as the query's `top_k`.
 
-    `settings` are the search settings of the collection. Blocks.
+    `settings` are the search settings of the collection. The function blocks its thread.
     """
     parameters = resolve_fusion(query.options, settings)
     candidates = _find_candidates(snapshot, query, parameters)

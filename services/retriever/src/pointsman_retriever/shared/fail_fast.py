@@ -1,4 +1,6 @@
-"""A shared store that connects at its first call, and fails at once for a while after the real one did not answer."""
+"""Wraps a shared store: connects at the first call, and lets calls fail at once for a while after the store did not
+answer.
+"""
 
 import threading
 import time
