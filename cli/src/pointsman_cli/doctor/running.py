@@ -54,10 +54,11 @@ def check_port(what: str, address: str, option: str, run: Run | None) -> Finding
 
 
 async def check_running(run: Run | None, key: str = "") -> list[Finding]:
-    """Checks the services of the running `pointsman up`, with their tokens, engine, configuration and Prometheus.
+    """Checks the services of the running `pointsman up`: their health and tokens, the engine, the configuration and
+    Prometheus.
 
-    If `run` is None (nothing runs), the only finding is a warning. `key` is an API key for the gateway; empty: none is
-    sent.
+    If `run` is None (nothing runs), the only finding is a warning. `key` is an API key for the gateway; if it is empty,
+    requests are sent without a key.
     """
     if run is None:
         return [warn("running", "nothing; start it with `pointsman up EXAMPLE_FOLDER`")]

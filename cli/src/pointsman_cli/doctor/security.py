@@ -22,9 +22,9 @@ little-endian machine."""
 LISTENING = "0A"
 """The state of a listening socket in /proc/net/tcp and tcp6."""
 MIN_DISTINCT_CHARACTERS = 8
-"""The least number of different characters in a token that does not count as weak.
+"""A token with fewer different characters than this number counts as weak.
 
-`openssl rand -hex 32` prints about 16 different ones; placeholders have fewer than 8.
+`openssl rand -hex 32` prints about 16 different characters; placeholders have fewer than 8.
 """
 MAX_NAMED = 3
 

@@ -41,7 +41,9 @@ class MetricsPage:
 
     page: SharedPage
     expires: float
-    """Seconds on the clock of `time.monotonic`, which all processes of a machine share."""
+    """The time at which the page must be built again, in seconds of `time.monotonic`. All processes of a machine share
+    this clock.
+    """
 
     @property
     def is_fresh(self) -> bool:
