@@ -23,7 +23,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class AdapterFiles:
-    """Digests of the files in an adapter's folder, and what its training.json says about the training."""
+    """Digests of the files in an adapter's folder, and facts about the training from the folder's training.json."""
 
     adapter: str
     """The adapter's name, such as "triage"."""

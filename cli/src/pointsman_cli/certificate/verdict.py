@@ -41,7 +41,8 @@ class Precision:
     power: float
     """The probability, such as 0.8, that `ScoreVerdict.rows_needed` rows decide the verdict."""
     floor: float | None = None
-    """The mean score that a path must reach, below 1; None: a path must be as good as the best path instead."""
+    """The mean score that a path must reach, below 1. If it is None, a path must be as good as the best path
+    instead."""
 
 
 @dataclass(frozen=True, slots=True)

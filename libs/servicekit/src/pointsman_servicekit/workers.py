@@ -147,10 +147,10 @@ async def connect_supervisor(descriptor: int) -> WorkerPeer:
 
 @dataclass(slots=True)
 class Worker:
-    """A worker as its supervisor sees it: a number, and the process that has this number now.
+    """A worker from the supervisor's view: a number, and the process that has this number now.
 
-    When the process dies, a new one gets the number. `restarts` counts these replacements; `serves` says whether the
-    process has reported that it serves.
+    When the process dies, a new process gets the number. `restarts` counts these replacements; `serves` says whether
+    the process has reported that it is ready.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""Entries of the audit log, and how Redis stores them."""
+"""The entries of the audit log, and their form in Redis."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,9 @@ from typing import Any, Literal, get_args
 
 VERSION = 1
 MAX_VALUES = 100
-"""The most values that `before` or `after` of a stored entry has; of further values only the number is stored."""
+"""Maximum number of values in `before` and in `after` of a stored entry. Further values are left out, and only their
+number is stored.
+"""
 MAX_VALUE_CHARACTERS = 300
 FURTHER = "..."
 """The key in `before` or `after` under which a stored entry has the number of values that it leaves out."""
