@@ -152,7 +152,7 @@ def make_private(folder: Path) -> None:
 
 
 def write_tokens(data_dir: DataDir) -> None:
-    """Writes all token files with new random tokens if one of the files is missing; otherwise leaves them as they are.
+    """Writes all token files with new random tokens if one of the files is missing. If all exist, they are not changed.
 
     The command line gets the role `admin` at the lora-server and the retriever. The gateway gets `admin` at the
     lora-server, since operators move aliases in the gateway's console, and `read` at the retriever. Raises OSError if a
@@ -178,10 +178,11 @@ def _write_private(file: Path, content: str) -> None:
 
 
 def authenticate_to(addresses: Iterable[str], data_dir: DataDir) -> None:
-    """Makes `token_for` return the token of this data directory's file `cli` for `addresses` ("127.0.0.1:8082").
+    """Makes `token_for` return the token in this data directory's file `cli` for services at `addresses`
+    ("127.0.0.1:8082").
 
-    For all other addresses, and for these if the file `cli` does not exist, `token_for` then returns the token in the
-    file that POINTSMAN_CLIENT_TOKEN_FILE names, or None if the variable is not set. Applies to the current context (of
+    For other addresses, and if the file `cli` does not exist, `token_for` then returns the token in the file that
+    POINTSMAN_CLIENT_TOKEN_FILE names, or None if the variable is not set. Applies to the current context (of
     `contextvars`) only.
     """
     file = data_dir.token("cli")

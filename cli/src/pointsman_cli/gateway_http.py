@@ -91,7 +91,9 @@ Event = Decision | TextChunk | AnswerEnd
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What to ask the gateway: the user's message, the `model` ("auto" or "path:NAME"), and whether to stream."""
+    """A question to the gateway: the user's message, the `model` that a client names ("auto" or "path:NAME"), and
+    whether the answer is streamed.
+    """
 
     text: str
     model: str
@@ -145,7 +147,7 @@ async def get_json(client: httpx.AsyncClient, path: str) -> dict[str, Any]:
     """Gets `path` below the client's base URL, and returns the JSON object of the response.
 
     Raises Refused if the gateway answers with an error, Unreachable if no connection can be opened, and CommandError if
-    it does not answer in time or not with a JSON object.
+    the gateway does not answer in time or the response is not a JSON object.
     """
     with _connection_errors(str(client.base_url)):
         response = await client.get(path)
@@ -182,7 +184,7 @@ async def post_json(client: httpx.AsyncClient, path: str, body: Mapping[str, Any
     """Posts `body` as JSON to `path` below the client's base URL, and returns the JSON object of the response.
 
     Raises Refused if the gateway answers with an error, Unreachable if no connection can be opened, and CommandError if
-    it does not answer in time or not with a JSON object.
+    the gateway does not answer in time or the response is not a JSON object.
     """
     with _connection_errors(str(client.base_url)):
         response = await client.post(path, json=body)

@@ -31,11 +31,11 @@ class CostTerms:
     take aliases as in `EvaluatedPath.adapter` ("triage@prod"); `by_alias` converts the keys.
     """
     monthly: float | None = None
-    """The number of requests a month; None if the user does not name it."""
+    """The number of requests a month; None if the user has not given it."""
     months: float = 12.0
     """The number of months over which the cost of one training is spread."""
     trainings_a_month: float = 0.0
-    """Number of retrainings a month that keep the adapter up to date."""
+    """How often a month the adapter is retrained to keep it up to date."""
     adapter_month: float = 0.0
     """Dollars a month for serving an adapter, in addition to the cost of the tokens."""
     wrong_answer: float = 0.0
@@ -159,9 +159,10 @@ class Sensitivity:
 
 
 def sensitivities(trained: EvaluatedPath, untrained: EvaluatedPath, terms: CostTerms) -> tuple[Sensitivity, ...]:
-    """Returns for each price after how many requests a training is paid for, if it is halved, unchanged or doubled.
+    """Returns for each price the numbers of requests after which a training is paid for, if the price is halved,
+    unchanged or doubled.
 
-    The prices are those of the cost components of both paths, such as "prompt", and that of the training. Only one
+    The prices are those of the cost components of both paths, such as "prompt", and the price of the training. Only one
     price is changed at a time, for both paths alike.
     """
     prices = dict.fromkeys((*trained.usd_per_1000, *untrained.usd_per_1000, TRAINING))

@@ -1,4 +1,5 @@
-"""`pointsman advise --certificate` and `--verify`: writes its recommendations to a file that others can check.
+"""`pointsman advise --certificate` writes its recommendations to a file, a certificate; `pointsman advise --verify`
+checks such a file.
 
-The file, a certificate, has all figures from which the recommendations can be computed again.
+The certificate has all data from which the recommendations can be computed again.
 """

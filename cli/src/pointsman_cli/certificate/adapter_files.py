@@ -13,7 +13,7 @@ from pointsman_cli.errors import UsageError
 
 TRAINING = "training.json"
 WEIGHTS = ("adapter_config.json", "adapter_model.safetensors")
-"""The files that determine an adapter's answers."""
+"""Names of the files that determine an adapter's answers: its configuration and its weights."""
 
 HASH = re.compile(r"[0-9a-f]{12}")
 """The form of the hash after the "@" in a version's name at a lora-server: the first 12 digits of `content_hash`."""
@@ -23,7 +23,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class AdapterFiles:
-    """Digests of the files in an adapter's folder, and what its training.json says about the training."""
+    """Digests of the files in an adapter's folder, and facts about the training from the folder's training.json."""
 
     adapter: str
     """The adapter's name, such as "triage"."""

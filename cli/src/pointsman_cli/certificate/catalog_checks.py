@@ -11,10 +11,11 @@ from pointsman_cli.eval.catalog import Catalog, PathFacts
 
 
 def catalog_checks(statement: Statement, catalog: Catalog, folders: Mapping[str, Path]) -> Iterator[Check]:
-    """Compares the certified tasks, paths, adapters, base models and prices with those that the gateway has today.
+    """Compares the certified tasks, paths, adapters, base models and prices with the gateway's present ones, which are
+    in `catalog`.
 
-    Yields one check or more for each. `catalog` lists what the gateway has. `folders` are folders of adapters by the
-    adapters' names; the files in them are compared too. Raises UsageError if a file of an adapter cannot be read.
+    Yields at least one check for each. `folders` are folders of adapters by the adapters' names; the files in them are
+    compared too. Raises UsageError if a file of an adapter cannot be read.
     """
     for task in statement.tasks:
         yield from _task_checks(task, statement, catalog)

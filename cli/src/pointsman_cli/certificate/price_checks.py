@@ -15,11 +15,11 @@ ROUNDING = 1e-9
 
 
 def price_checks(statement: Statement, catalog: Catalog) -> Iterator[Check]:
-    """Yields checks of the present prices, which are in `catalog`, against the certified prices.
+    """Yields checks that compare the present prices, which are in `catalog`, with the certified prices.
 
-    There is a check for each price that has bounds in the certificate. A model whose other prices have changed has a
-    check if they are part of a path's cost. If all these checks are OK, a last one says whether all new prices together
-    change a verdict.
+    There is a check for each price that has bounds in the certificate. If prices without bounds have changed for a
+    model and are part of a path's cost, there is a check for the model. If all these checks are OK, a last check says
+    whether all new prices together change a verdict.
     """
     old = PriceList(statement.paths, statement.models, statement.search_usd)
     models = {name: catalog.base_models.get(name, facts) for name, facts in statement.models.items()}

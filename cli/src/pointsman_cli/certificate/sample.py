@@ -1,4 +1,5 @@
-"""Sends a sample of the evaluated rows again, and compares scores and costs with the certified ones.
+"""Sends a sample of the evaluated rows to the gateway again, and compares scores and costs with the certified scores
+and costs.
 
 This detects changes that no digest shows: another model behind the same name, other documents, other weights.
 """
@@ -32,7 +33,7 @@ class Sampling:
     """How many rows of the data set a verification sends to the gateway again, and the seed of their random choice."""
 
     rows: int
-    """The number of rows of each task that are sent to each of the task's paths; 0: none are sent."""
+    """The number of rows of each task that are sent to each of the task's paths; 0 means that no rows are sent."""
     seed: int
 
 

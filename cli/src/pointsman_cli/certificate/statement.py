@@ -54,18 +54,22 @@ class TaskVerdict:
     path: str
     """The name of the path to use; empty if no path is good enough, or the evaluated rows do not decide it."""
     recommended: str
-    """The path that `pointsman advise` recommends without asking whether the rows are enough; empty if none."""
+    """The name of the path that `pointsman advise` recommends even if the rows are not enough to be certain; empty if
+    it recommends none.
+    """
     margin: float
     """The smallest difference of two paths' mean scores (0 to 1) that matters to the user."""
     rows_needed: int
-    """The total number of rows that would decide it with the probability `Statement.power`; 0 if it is decided."""
+    """The total number of rows that would decide the verdict with the probability `Statement.power`; 0 if the verdict
+    is decided.
+    """
     standings: tuple[PathStanding, ...]
     """How each path compares with the others by its scores, preferred paths first.
 
     Only paths that meet the requirements on form and latency are compared.
     """
     left_out: Mapping[str, str]
-    """For each path that was not compared, the reason, by the path's name."""
+    """Path name -> the reason why the path was not compared with the others."""
     break_evens: tuple[BreakEven, ...]
 
     @property
@@ -109,7 +113,9 @@ class Statement:
     requirements: Requirements
     terms: CostTerms
     difference: Annotated[float, Field(ge=MIN_DIFFERENCE, le=MAX_DIFFERENCE)] | None
-    """The smallest difference of mean scores that matters, from the user; None: the default of `pointsman advise`."""
+    """The smallest difference of mean scores that matters, as the user has set it; None if the default of `pointsman
+    advise` was used.
+    """
     power: Annotated[float, Field(ge=MIN_POWER, le=MAX_POWER)]
     """The probability, such as 0.8, that `TaskVerdict.rows_needed` rows decide a verdict."""
     max_price_change: Annotated[float, Field(ge=0, le=MAX_PRICE_CHANGE)]

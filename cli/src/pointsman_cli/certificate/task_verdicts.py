@@ -52,7 +52,9 @@ class VerdictTerms:
 
 @dataclass(frozen=True, slots=True)
 class PriceList:
-    """The prices in dollars for the costs of an evaluation: those of each path's base model, and that of a search."""
+    """The prices in dollars from which the costs of an evaluation are computed: prices of each path's base model, and
+    the price of a search.
+    """
 
     paths: Mapping[str, PathIdentity]
     """The base model and adapter version of each path, by the path's name."""

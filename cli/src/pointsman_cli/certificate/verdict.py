@@ -41,14 +41,15 @@ class Precision:
     power: float
     """The probability, such as 0.8, that `ScoreVerdict.rows_needed` rows decide the verdict."""
     floor: float | None = None
-    """The mean score that a path must reach, below 1; None: a path must be as good as the best path instead."""
+    """The mean score that a path must reach, below 1. If it is None, a path must be as good as the best path
+    instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class PathStanding:
     """Whether one path's scores are good enough: CLOSE (yes), WORSE (no) or OPEN (undecided).
 
-    They are compared with the scores of the other paths, or with the required score.
+    The path's scores are compared with the scores of each other path or, if the task has one, with the required score.
     """
 
     path: str
@@ -87,7 +88,7 @@ class _Contest:
 
     against: str
     differences: RowDifferences
-    """How far the path's score is below the other one, row by row."""
+    """The other path's score minus this path's score, for each row."""
     share: float
     """The share (0 to 1) of the rows for which both paths have scores."""
     standing: Standing

@@ -40,9 +40,9 @@ class ConfigurationSource:
     url: str
     """The base URL of the gateway."""
     key: str
-    """The API key for the gateway; empty: none is sent."""
+    """The API key for the gateway; if it is empty, requests are sent without a key."""
     config: Path | None = None
-    """The configuration folder to read; None: ask the gateway. With a folder, no rows are sent to the gateway."""
+    """The configuration folder to read; None if the gateway is asked. If it is set, no rows are sent to the gateway."""
 
     def client(self) -> httpx.AsyncClient:
         return open_client(self.url, _PAST_THE_CACHE | bearer(self.key))
@@ -53,10 +53,14 @@ class Verification:
     """The user's inputs to the verification of a certificate: data set, sampling, trusted key, adapter folders."""
 
     data: Path | None
-    """The file of the evaluated data set; None: it is not compared, and no sample of its rows is sent."""
+    """The file of the evaluated data set; if it is None, the data set is not compared, and no sample of its rows is
+    sent.
+    """
     sampling: Sampling
     trusted_key: Path | None
-    """A PEM file with the key by which the certificate must be signed; None: any key, or no signature."""
+    """A PEM file with the key by which the certificate must be signed; if it is None, any key or no signature is
+    accepted.
+    """
     folders: Mapping[str, Path]
     """Folders of adapters whose files are compared with the certified digests, by the adapters' names."""
 

@@ -67,7 +67,7 @@ class Bench:
     base_model: str
     """The base model's name at the engine."""
     prefix: str
-    """The beginning of the names of all adapters of this run."""
+    """The prefix of the names of all adapters that this test run uses."""
     say: Callable[[str], None]
     """A function that shows a line of progress to the user."""
     findings: Findings = field(default_factory=Findings)
@@ -174,7 +174,8 @@ class Bench:
         return True
 
     async def check_base(self, what: str) -> bool:
-        """Sends all prompts to the base model in turn; returns whether all its answers are those recorded at the start.
+        """Sends all prompts to the base model in turn; returns whether all its answers equal the answers that were
+        recorded at the start.
 
         The result of each prompt is recorded as a finding, with `what` as the description of the request.
         """

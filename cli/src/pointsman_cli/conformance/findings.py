@@ -34,8 +34,9 @@ STATEMENTS: Mapping[Property, str] = {
 class Grade(StrEnum):
     """The verdict on one property of an engine, such as "no wrong version answers", or on the whole swap test.
 
-    The worst observation decides. FAIL: an answer was wrong, or the property was violated otherwise. WEAK: the engine
-    refused what it should do, or exposed what nobody needs. UNTESTED: there is no observation.
+    The worst observation decides. FAIL: an answer was wrong, or the property was violated in another way. WEAK: the
+    engine rejected a request that it should serve, or exposes something that nobody needs. UNTESTED: there is no
+    observation.
     """
 
     PASS = "pass"

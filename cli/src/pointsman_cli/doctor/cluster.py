@@ -21,7 +21,9 @@ from pointsman_cli.up.readiness import is_serving
 ANSWER_SECONDS = 5.0
 ASK_SECONDS = 120.0
 WEEKS_LEFT = 3
-"""The least number of weeks until a TLS certificate expires, since it should have been renewed earlier; fewer fail."""
+"""The check of a TLS certificate fails if the certificate expires in less than this number of weeks, since it should
+have been renewed earlier.
+"""
 _A_WEEK = 7 * 24 * 3600.0
 
 
@@ -32,9 +34,9 @@ class Cluster:
     url: str
     """The base URL of the gateway's HTTP API, such as "https://pointsman.example"."""
     grpc: str = ""
-    """The address HOST:PORT of the gateway's gRPC API; empty: it is not checked."""
+    """The address HOST:PORT of the gateway's gRPC API; if it is empty, gRPC is not checked."""
     key: str = ""
-    """The API key; empty: none is sent."""
+    """The API key for requests to the cluster's gateway; if it is empty, requests are sent without a key."""
     asks: bool = False
     """Whether to send one request that an engine answers, which costs money."""
 

@@ -1,6 +1,6 @@
-"""Checks the hardware, and that services, engine environment, Valkey and models are installed.
+"""Checks this machine's hardware, and that the services, the engine environment, Valkey and the models are installed.
 
-`Finding` is the result of one check, here and in the other checks of `pointsman doctor`.
+Also has the class `Finding`, the result of one check, which all checks of `pointsman doctor` use.
 """
 
 import importlib.util

@@ -54,10 +54,11 @@ def check_port(what: str, address: str, option: str, run: Run | None) -> Finding
 
 
 async def check_running(run: Run | None, key: str = "") -> list[Finding]:
-    """Checks the services of the running `pointsman up`, with their tokens, engine, configuration and Prometheus.
+    """Checks the services of the running `pointsman up`: their health and tokens, the engine, the configuration and
+    Prometheus.
 
-    If `run` is None (nothing runs), the only finding is a warning. `key` is an API key for the gateway; empty: none is
-    sent.
+    If `run` is None (nothing runs), the only finding is a warning. `key` is an API key for the gateway; if it is empty,
+    requests are sent without a key.
     """
     if run is None:
         return [warn("running", "nothing; start it with `pointsman up EXAMPLE_FOLDER`")]
@@ -115,18 +116,18 @@ async def _service(name: str, address: str, run: Run) -> Finding:
 
 
 async def check_configuration(url: str, key: str = "") -> Finding:
-    """Checks that the gateway at the base URL `url` serves the configuration files as they are on its disk now.
+    """Checks that the gateway at the base URL `url` uses the present content of its configuration files.
 
-    `key` is an API key for the gateway; empty: none is sent.
+    `key` is an API key for the gateway; if it is empty, requests are sent without a key.
     """
     async with open_async_client(base_url=url, timeout=_ANSWER_SECONDS, trust_env=False) as client:
         return await configuration_finding(client, bearer(key))
 
 
 async def configuration_finding(client: httpx.AsyncClient, headers: Mapping[str, str] | None = None) -> Finding:
-    """Checks that the gateway at the client's base URL serves the configuration files as they are on its disk now.
+    """Checks that the gateway at the client's base URL uses the present content of its configuration files.
 
-    `headers` are the HTTP headers with the API key; None or empty: no key is sent.
+    `headers` are the HTTP headers with the API key; if it is None or empty, requests are sent without a key.
     """
     try:
         answer = await client.get("/v1/configuration", headers=headers)

@@ -22,9 +22,9 @@ little-endian machine."""
 LISTENING = "0A"
 """The state of a listening socket in /proc/net/tcp and tcp6."""
 MIN_DISTINCT_CHARACTERS = 8
-"""The least number of different characters in a token that does not count as weak.
+"""A token with fewer different characters than this number counts as weak.
 
-`openssl rand -hex 32` prints about 16 different ones; placeholders have fewer than 8.
+`openssl rand -hex 32` prints about 16 different characters; placeholders have fewer than 8.
 """
 MAX_NAMED = 3
 
@@ -143,10 +143,10 @@ def _is_weak(token: str) -> bool:
 
 
 def check_listeners(run: Run) -> Iterator[Finding]:
-    """Yields a finding for each process of `pointsman up` that listens on other addresses than loopback ones.
+    """Yields a finding for each process of `pointsman up` that listens on an address other than loopback.
 
-    The finding is a failure if the process has no TLS, and otherwise a warning. A process that cannot be examined also
-    gets a warning. If no process listens on such an address, the last finding is OK.
+    The finding is a failure if the process has no TLS, and a warning if it has TLS or cannot be examined. If no process
+    listens on such an address, the last finding is OK.
     """
     found = False
     for name, process in sorted(run.processes.items()):

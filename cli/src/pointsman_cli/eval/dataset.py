@@ -85,12 +85,12 @@ class Row:
     """One labelled request of a data set: the messages to send, and the expected output or facts."""
 
     id: str
-    """The row's own id; without one, the number of its line."""
+    """The id that the data set gives the row; if it gives none, the number of the row's line."""
     task: str
     messages: tuple[Mapping[str, str], ...]
     """The messages of the request, each with `role` and `content`; the last one is the user's."""
     output: Any
-    """The expected text or JSON value; None if the row has none."""
+    """The expected answer, a text or a JSON value; None if the row has no expected answer."""
     facts: Any
     """Facts that an answer must state, in the form that the metric `Contains` takes; None if the row has none."""
 

@@ -99,9 +99,10 @@ def compare_choices(
 ) -> Mixed:
     """Compares `model: auto`, where the gateway chooses the path, with rules such as one fixed path for each task.
 
-    `answers` are those of all paths and of `auto` to the plan's rows. `shares` is each task's share of the requests, of
-    any total; if it is empty, each task has the share of its rows. `chosen_by` is an evaluation of other rows: one of
-    the rules is to take its best path of each task. `confidence` is that of the intervals, such as 0.95.
+    `answers` are the answers of all paths and of `auto` to the plan's rows. `shares` is each task's share of the
+    requests (only the ratios count); if it is empty, each task has the share of its rows. `chosen_by` is an evaluation
+    of other rows: one of the rules is to use for each task the path that was best in it. `confidence` is the confidence
+    level of the intervals, such as 0.95.
 
     A row counts only if `auto` and all paths have a score for it. Raises CommandError if no such row belongs to a task
     that has a share.

@@ -123,7 +123,7 @@ class Selection:
     """Which paths to evaluate and by which metric, as the options of `pointsman eval` say."""
 
     paths: Sequence[str] = ()
-    """The paths to evaluate; empty: all paths that can answer a row's task."""
+    """The names of the paths to evaluate; if empty, all paths that can answer a row's task."""
     metric: str = ""
     """The metric as `NAME`, `NAME=TEXT` or `judge=MODEL`; empty: the task's own metric."""
     judge_prompt: str = ""
@@ -137,7 +137,7 @@ class TaskPlan:
     """The rows of one task in an evaluation, the paths to send them to, and how their answers are scored."""
 
     paths: tuple[str, ...]
-    """The names of the paths to which each row is sent, without `auto`."""
+    """The names of the paths to which each row of the task is sent. `auto` is not among them."""
     metric: Mapping[str, Any]
     """The settings of the metric that scores the answers, as in tasks.yaml."""
     scorer: Scorer

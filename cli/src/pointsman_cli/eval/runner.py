@@ -31,9 +31,9 @@ class Answer:
     row: str
     """The row's id."""
     task: str
-    """The task to which the row belongs, by the data set."""
+    """The task of the row, as the data set states it."""
     path: str
-    """The path to which the request was sent, or AUTO."""
+    """The name of the path to which the request was sent, or AUTO if the gateway was to choose the path."""
     outcome: str
     """The outcome of the request: "ok", the gateway's error code, or "broken_answer", "answered_by_another" or
     "no_receipt"."""
@@ -45,7 +45,7 @@ class Answer:
     note: str = ""
     """The remark of the judging model; empty if a metric scored the answer."""
     answered_by: str = ""
-    """The path that answered; empty if the request failed."""
+    """The name of the path that answered; empty if the request failed."""
     decided_task: str = ""
     """The task that the gateway reported for the request; empty if the request failed."""
     model: str = ""
@@ -59,7 +59,7 @@ class Answer:
     cached_tokens: int = 0
     completion_tokens: int = 0
     cost_parts_usd: Mapping[str, float] = field(default_factory=dict)
-    """Dollars by component, such as "prompt"."""
+    """The cost of the answer in dollars, by component, such as "prompt"."""
     judge_usd: float = 0.0
     """The cost of the judging model's answer, in dollars."""
 

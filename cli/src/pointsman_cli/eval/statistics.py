@@ -41,13 +41,15 @@ class EvalSettings:
     """The settings of an evaluation: concurrent requests, confidence of intervals, and number of examples to report."""
 
     at_once: int
-    """The number of concurrent requests."""
+    """Maximum number of concurrent requests to the gateway."""
     confidence: float
     """The confidence level of the intervals, such as 0.95."""
     examples: int
-    """How many rows on which paths disagree the report shows for each task."""
+    """Maximum number of rows, for each task, that the report shows as examples of disagreeing paths."""
     shares: Mapping[str, float] = field(default_factory=dict)
-    """Each task's share of the requests in a mixed evaluation, by the task's name; empty: those in the data set."""
+    """Each task's share of the requests in a mixed evaluation, by the task's name; if empty, the tasks have the shares
+    that they have in the data set.
+    """
     chosen_by: Report | None = None
     """A report on other rows, whose best path of each task is one of the compared rules; None: no such rule."""
 

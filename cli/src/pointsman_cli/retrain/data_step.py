@@ -32,7 +32,9 @@ RETRY_SECONDS, MAX_RETRY_SECONDS = 5.0, 30.0
 PROMPT_ERRORS = ("context_length_exceeded", "engine_refused")
 """The codes of gateway errors that the prompt itself causes; such a request counts as answered, with an empty text."""
 FATAL_ERRORS = ("missing_key", "unknown_key", "revoked_key", "expired_key", "not_in_scope", "unknown_model")
-"""The codes of gateway errors that every request would get; they end the step. All other errors are retried."""
+"""Codes of gateway errors that would occur for every request; they end the step. After other errors, except
+PROMPT_ERRORS, the request is retried.
+"""
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -104,7 +106,7 @@ class DataStep:
     folder: Path
     """The folder of this retraining, in which the teacher's answers are stored."""
     texts: Path | None
-    """The file of new prompts (see `read_prompts`); None: no new prompts."""
+    """The file of new prompts (see `read_prompts`); None if there are no new prompts."""
     progress: Callable[[str, int, int], None]
     """A function that shows progress; it gets a name for what is counted, the number done, and the total."""
     name: str = "data"

@@ -128,13 +128,13 @@ class StepResult:
     """The result of one step of a retraining: a line for the terminal, values for later steps, and any rejection."""
 
     summary: str
-    """One line for the terminal that says what the step has done."""
+    """One line that tells the user what the step has done."""
     facts: Facts
     """The step's results by name, which are saved in the run's state for later steps."""
     refusal: str = ""
     """Why the step rejects the new adapter version, which ends the run; empty if the run continues."""
     skipped: bool = False
-    """Whether the step had nothing to do."""
+    """True if the step had nothing to do."""
 
 
 class Step(Protocol):

@@ -39,7 +39,7 @@ DATA_TIME_FACT = "data_unix"
 
 @dataclass(frozen=True, slots=True)
 class TrainingSpec:
-    """The name, data, method and parameters of a training job."""
+    """Describes a training job: its name, data, method and parameters."""
 
     name: str
     data: Path

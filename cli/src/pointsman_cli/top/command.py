@@ -220,10 +220,11 @@ def top(
 
 
 def find_services(gateway: str, lora_server: str, lora_metrics: str, data_dir: Path) -> ServiceAddresses:
-    """Returns the addresses to poll: the given ones, else those of the running `pointsman up`, else the default ones.
+    """Returns the addresses to poll. An address that is not given is taken from the running `pointsman up`; if nothing
+    runs, the default address is used.
 
-    `gateway` and `lora_metrics` may leave out `http://` and `/metrics`, which are added. Raises UsageError if one of
-    them is not a URL, or run.json cannot be opened.
+    `gateway` and `lora_metrics` may leave out `http://` and `/metrics`, which are added. Raises UsageError if a given
+    address is not a URL, or run.json cannot be opened.
     """
     run = find_run(data_dir)
     gateway = gateway or (run.gateway_metrics if run else DEFAULT_URL)

@@ -23,7 +23,7 @@ GATEWAY_METRICS = (
     "pointsman_worker_restarts_total",
 )
 LORA_SERVER_METRICS = ("pointsman_lora_",)
-"""`pointsman top` reads those metrics of the lora-server whose names begin with one of these texts."""
+"""Beginnings of the names of the lora-server's metrics that `pointsman top` reads."""
 
 CLIENT_FAULTS = frozenset({"none", "caller", "limits"})
 """Values of the label `fault` of pointsman_requests_total for requests that `top` does not count as failures."""

@@ -91,10 +91,10 @@ class Window:
     """How much the counters of one service grew over the last seconds, computed from scrapes of its metrics."""
 
     def __init__(self, length: float) -> None:
-        """Creates a window without scrapes; `add` adds one.
+        """Creates a window without scrapes; `add` adds a scrape.
 
-        The window keeps the growth of counters over the last `length` seconds, and always that between the last two
-        scrapes.
+        The window keeps the growth of counters over the last `length` seconds, and always the growth between the last
+        two scrapes.
         """
         self._length = length
         self._steps: deque[_Step] = deque()

@@ -142,7 +142,7 @@ class Services:
         self._adapters_problem = ""
 
     async def look(self) -> View:
-        """Polls the gateway and the lora-server at the same time, and returns their figures.
+        """Polls the gateway and the lora-server at the same time, and returns their numbers.
 
         Raises no error: if a service does not answer, a field `..._problem` of the result says why.
         """

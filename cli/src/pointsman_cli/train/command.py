@@ -50,7 +50,7 @@ class TrainingTarget:
     address: str
     """The lora-server's address, HOST:PORT; empty: the adapter is not registered."""
     alias: str
-    """The alias that the lora-server moves to the new version; empty: none."""
+    """The alias that the lora-server moves to the new version; if it is empty, no alias is moved."""
     origin: Provenance
 
 

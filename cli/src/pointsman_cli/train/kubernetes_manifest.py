@@ -46,7 +46,7 @@ MANAGER = "pointsman"
 PATCHED_FIELDS = (
     "serviceAccountName", "volumes", "imagePullSecrets", "securityContext", "nodeSelector", "affinity", "tolerations"
 )  # fmt: skip
-"""The fields of a pod that a TrainJob may set. Its runtime decides the others."""
+"""Names of the pod's fields that a TrainJob may set. The TrainJob's runtime sets all other fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Registration:
     name: str
     """The adapter's name."""
     alias: str = ""
-    """The alias that the lora-server moves to the new version; empty: none."""
+    """The alias that the lora-server moves to the new version; if it is empty, no alias is moved."""
     force: bool = False
     facts: Mapping[str, str] = field(default_factory=dict)
 

@@ -58,9 +58,9 @@ class TooShort:
     """An event: nothing is trained, since too little of the training fits into its time limit of `max_minutes`."""
 
     epochs: int
-    """The number of epochs that were planned."""
+    """The planned number of epochs."""
     minutes: int
-    """How many minutes all planned epochs would take."""
+    """Minutes that all planned epochs would take."""
     max_minutes: float
     epochs_within: float
     """How many epochs fit into `max_minutes`; 0 if not even one optimizer step fits."""

@@ -28,7 +28,7 @@ HOST = "127.0.0.1"
 ENGINE_NAME = "local"
 
 MAX_SOCKET_PATH = 107
-"""The most bytes that the path of a Unix socket may have (unix(7))."""
+"""Maximum number of bytes of the path of a Unix socket (unix(7))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class Programs:
 
 @dataclass(frozen=True, slots=True)
 class UpPlan:
-    """The services of `pointsman up`, in the order in which they start; they are stopped in reverse."""
+    """The services that `pointsman up` starts, in the order of their start; they are stopped in reverse order."""
 
     valkey: Service
     retriever: Service | None

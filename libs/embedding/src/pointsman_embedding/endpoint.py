@@ -26,7 +26,8 @@ PROBE = "Where is the model of this vector?"
 PROBE_SECONDS = 60.0
 """Minimum seconds between two checks of the endpoint's model by the vector of `PROBE`."""
 MIN_COSINE = 0.9
-"""If the vector of `PROBE` has a smaller cosine to its vector at start, the endpoint has another model.
+"""Minimum cosine between the vector of `PROBE` now and its vector at start. Below it, the endpoint is considered to
+have another model.
 
 Rounding and batching lower the cosine by less than 0.1, another model by far more.
 """

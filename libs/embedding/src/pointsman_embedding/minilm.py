@@ -39,7 +39,7 @@ RECIPE = 2
 
 
 class MiniLM:
-    """The encoder all-MiniLM-L6-v2 in int8; implements Encoder."""
+    """The text embedding model all-MiniLM-L6-v2 in int8; implements Encoder."""
 
     dimensions: int = DIMENSIONS
     max_tokens: int = MAX_TOKENS
@@ -52,7 +52,7 @@ class MiniLM:
         fingerprint: str,
         constants: Mapping[str, onnxruntime.OrtValue] = {},
     ) -> None:
-        """Takes the parts that `load` makes.
+        """Use `load`, which makes the arguments from a folder.
 
         `tokenizer` must neither truncate nor pad. `constants` are values that the ONNX `session` uses and that must
         exist as long as the session.

@@ -45,11 +45,11 @@ Array = NDArray[np.float32]
 
 
 class MultilingualEncoder:
-    """The encoder multilingual-e5-small; implements Encoder."""
+    """The text embedding model multilingual-e5-small; implements Encoder."""
 
     def __init__(self, path: Path, file: E5File, fingerprint: str, prefixes: tuple[str, str]) -> None:
-        """Takes the model file's path and what `load` has read from it; `prefixes` are those of queries and of
-        passages.
+        """Use `load`, which makes the arguments. `path` is the model file, and `file` its content; `prefixes` are the
+        texts to put before queries and before passages.
         """
         self.fingerprint, self.dimensions, self.max_tokens = fingerprint, file.dimensions, file.max_tokens
         self.query_prefix, self.passage_prefix = prefixes
@@ -67,7 +67,8 @@ class MultilingualEncoder:
 
     @classmethod
     def load(cls, config: EncoderConfig, package: str = PACKAGE) -> "MultilingualEncoder":
-        """Loads the model from the installed package. Prefixes that `config` does not set are those of the training.
+        """Loads the model from the installed package. Prefixes that `config` does not set are those with which the
+        model was trained ("query: ", "passage: ").
 
         Raises FailedPrecondition if the package is not installed, or its model file is of another format.
         """

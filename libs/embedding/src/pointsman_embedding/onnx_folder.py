@@ -54,7 +54,7 @@ _FLOATS = ("tensor(float)", "tensor(float16)")
 
 
 class OnnxEncoder:
-    """An encoder that runs the ONNX graph of a folder; implements Encoder."""
+    """A text embedding model that runs the ONNX graph in a folder; implements Encoder."""
 
     def __init__(
         self,
@@ -64,7 +64,11 @@ class OnnxEncoder:
         prefixes: tuple[str, str],
         fingerprint: str,
     ) -> None:
-        """Takes the parts that `load` makes; `dimensions` is 0 until `load` has set it, so use `load` instead."""
+        """Use `load`, which makes the arguments from a folder. `prefixes` are the texts to put before queries and
+        before passages.
+
+        The attribute `dimensions` is 0 until `load` has set it.
+        """
         self.fingerprint, self.max_tokens = fingerprint, layout.max_tokens
         self.query_prefix, self.passage_prefix = prefixes
         self._session, self._tokenizer, self._pool = session, tokenizer, POOLINGS[layout.pooling]

@@ -34,7 +34,7 @@ class StaticModel:
     dimensions: int = DIMENSIONS
 
     def __init__(self, table: NDArray[np.float16], tokenizer: Tokenizer, fingerprint: str) -> None:
-        """Takes the parts that `load` makes; `tokenizer` must neither truncate nor pad."""
+        """Use `load`, which makes the arguments from a folder; `tokenizer` must neither truncate nor pad."""
         self.fingerprint = fingerprint
         self._table = table
         self._tokenizer = tokenizer
@@ -55,7 +55,9 @@ class StaticModel:
         return cls(table, tokenizer, fingerprint)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embeds n texts: an array (n, 256) of vectors of length 1; of zeros for a text without a known token."""
+        """Embeds n texts: returns an array (n, 256) of vectors of length 1. A text without a known token gets a vector
+        of zeros.
+        """
         sums = np.array([self.sum_of(text) for text in texts], np.float32).reshape(-1, DIMENSIONS)
         lengths = np.linalg.norm(sums, axis=1, keepdims=True)
         return np.asarray(sums / np.where(lengths > 0, lengths, 1), np.float32)

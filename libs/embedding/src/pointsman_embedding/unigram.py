@@ -1,8 +1,8 @@
 """Splits texts into the tokens of XLM-RoBERTa's vocabulary, in a fifth of the memory that the package `tokenizers`
 takes.
 
-Both give the same tokens (tests/embedding/test_multilingual.py). `tokenizers` builds a trie of 250,000 tokens, 250 MB
-in each process of the gateway, so it is used only for finding the place of each token in a text.
+The tokens are the same as those of `tokenizers` (tests/embedding/test_multilingual.py). That package builds a trie of
+250,000 tokens, 250 MB in each process of the gateway, so it is used only for finding the place of each token in a text.
 """
 
 import re

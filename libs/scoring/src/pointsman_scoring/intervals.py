@@ -23,7 +23,7 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """The mean of some scores, and the ends of its confidence interval."""
+    """The mean of some scores, with the lower and the upper end of its confidence interval."""
 
     mean: float
     low: float

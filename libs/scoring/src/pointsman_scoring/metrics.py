@@ -34,9 +34,9 @@ class Metric(Protocol):
     def score(self, answer: str, expected: Any) -> float:
         """Scores `answer` from 0 to 1.
 
-        `expected` is the label: a text or any JSON value. Raises MetricError if the metric cannot use the label. The
-        metrics of this module raise it whatever the answer is, so a label can be checked with an empty answer before
-        answers are paid for.
+        `expected` is the label (expected answer): a text or any JSON value. Raises MetricError if the metric cannot use
+        the label. The metrics of this module check the label even if the answer is wrong or empty, so a label can be
+        checked with an empty answer before answers are paid for.
         """
         ...
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # imported with the first client: without Redis a process doe
 log = logging.getLogger(__name__)
 
 CALL_TIMEOUT_SECONDS = 0.05
-"""Seconds that one attempt of a call may take, by default."""
+"""Default time limit, in seconds, of one attempt of a call."""
 
 MAX_LATE_LOOKS = 6
 """Iterations of the event loop for which a call waits after its time limit, to accept a result that has arrived.
@@ -42,9 +42,9 @@ MAX_CONCURRENT_CALLS = 8
 """Number of calls that run at the same time, each on its own connection; further calls wait."""
 
 ABOUT_A_VALUE = ("WRONGTYPE ", "user_script:")
-"""The first words of errors about one stored value, which has an unexpected type or form.
+"""The first words of Redis errors that concern one stored value, because it has an unexpected type or form.
 
-Such an error does not start the cooldown: Redis works, and other calls are made as usual.
+After such an error Redis is still considered available: no cooldown starts, and other calls are made as usual.
 """
 
 Answer = TypeVar("Answer")
@@ -63,11 +63,11 @@ class BoundedRedis:
         deadline: float = CALL_TIMEOUT_SECONDS,
         cooldown: float = COOLDOWN,
     ) -> None:
-        """Wraps `redis`.
+        """Wraps the Redis client `redis`.
 
-        `tell(False)` is called when Redis stops answering, and `tell(True)` when it answers again. A call is tried
-        again if it has no answer after `deadline` seconds. Once a call has failed, further ones fail without being sent
-        for `cooldown` seconds.
+        `tell(False)` is called when Redis stops answering, and `tell(True)` when it answers again. An attempt of a call
+        is given up after `deadline` seconds without an answer, and repeated. After a failed call, further calls fail
+        for `cooldown` seconds without being sent.
         """
         self.client: Any = redis.client
         self.errors = redis.errors

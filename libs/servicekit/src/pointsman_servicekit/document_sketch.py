@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from heapq import nsmallest
 
 MANIFEST_KEY_PREFIX = "documents."
-"""The prefix of the keys under which an adapter's manifest has sketches of collections of documents.
+"""The prefix of the keys under which an adapter's manifest stores sketches of collections of documents.
 
-A collection's name follows. The sketch is that of the time when the adapter was trained.
+The collection's name follows the prefix. The sketch shows the documents at the time when the adapter was trained.
 """
 
 MAX_HASHES = 64
@@ -29,7 +29,7 @@ _FORM = re.compile(rf"[0-9]{{1,{_MAX_DIGITS}}}:(?:[0-9a-f]{{{2 * _BYTES}}})*")
 class Sketch:
     documents: int
     smallest: tuple[int, ...]
-    """Hashes of the documents' ids and contents, in ascending order."""
+    """The smallest hashes of the documents' ids and contents, at most `MAX_HASHES`, in ascending order."""
 
     def __str__(self) -> str:
         """Serializes the sketch as NUMBER:HASHES, in at most 790 characters; `parse_sketch` reads it."""

@@ -41,13 +41,15 @@ class PointsmanError(Exception):
         self.param = param
         self.retry_after = retry_after
         self.receipt: object | None = None
-        """The gateway's receipt (tokens, times and cost) of the failed request, with which its servers answer; None
-        elsewhere.
+        """The gateway's receipt (tokens, times and cost) of the failed request, which the gateway's servers add to
+        their answer. None in other services.
         """
         self.fault = ""
         """The component that caused the error, such as "engine"; empty if class and code imply it."""
         self.limits: Mapping[str, str] = {}
-        """The caller's limits and their unused parts as HTTP headers, which the gateway sets; empty elsewhere."""
+        """HTTP headers with the caller's limits and the unused part of each limit. Only the gateway sets them; empty in
+        other services.
+        """
 
     def copy(self) -> Self:
         """Returns a copy without a traceback. Raise a copy of an error that is stored and raised repeatedly.
@@ -76,7 +78,7 @@ class Unauthenticated(PointsmanError):
 
 
 class PermissionDenied(PointsmanError):
-    """The caller is known but not allowed to do this."""
+    """The caller is known, but is not allowed to make the request."""
 
     grpc_status = grpc.StatusCode.PERMISSION_DENIED
     http_status = 403

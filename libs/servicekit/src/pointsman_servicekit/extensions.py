@@ -1,4 +1,5 @@
-"""Finds extensions by name: built-in ones, entry points of installed packages, and any object as `module:attribute`.
+"""Finds extensions by name: built-in extensions, entry points of installed packages, and any object as
+`module:attribute`.
 
 A `Registry` describes all extensions of one kind.
 """

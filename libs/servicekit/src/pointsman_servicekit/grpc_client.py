@@ -95,20 +95,21 @@ class _AuthenticatedChannel(grpc.aio.Channel):
 
 
 def to_message(kind: type[M], source: object, **fields: Any) -> M:
-    """Creates a message of the class `kind`.
+    """Creates a gRPC message of the class `kind` from an object.
 
-    Its fields are those in `fields`; each other field is the attribute of `source` with the same name. Raises
-    AttributeError if `source` lacks one of these attributes.
+    Fields that are in `fields` get the value given there. Each other field gets the value of the attribute of `source`
+    with the same name. Raises AttributeError if `source` lacks an attribute.
     """
     missing = kind.DESCRIPTOR.fields_by_name.keys() - fields.keys()
     return kind(**{name: getattr(source, name) for name in missing}, **fields)
 
 
 def from_message(kind: type[T], message: Message, **fields: Any) -> T:
-    """Creates an object of the dataclass `kind`.
+    """Creates an object of the dataclass `kind` from a gRPC message.
 
-    Its fields are those in `fields`; each other field is copied from the field of `message` with the same name. Fields
-    of message or repeated types must be given in `fields`, because copied fields are not converted.
+    Fields that are in `fields` get the value given there. Each other field is copied from the field of `message` with
+    the same name. Fields of message or repeated types must be given in `fields`, because copied fields are not
+    converted.
     """
     missing = {field.name for field in dataclasses.fields(kind)} - fields.keys()  # type: ignore[arg-type]  # it is one
     return kind(**{name: getattr(message, name) for name in missing}, **fields)

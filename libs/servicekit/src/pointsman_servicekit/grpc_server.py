@@ -19,7 +19,7 @@ from pointsman_servicekit.tls import ServerTls, TlsError
 log = logging.getLogger(__name__)
 
 HEALTH_UPDATE_TIMEOUT_SECONDS = 1.0
-"""Seconds in which clients that watch a server's health must read a change of it."""
+"""Seconds for which an update of a server's health waits until clients that watch the health have read the change."""
 
 MAX_MESSAGE_BYTES = 40 * 1024 * 1024  # an Upsert may hold 32 MiB of text
 
@@ -54,19 +54,21 @@ class ServerLimits:
     """Seconds from a call's authentication until its message must be complete; the caller's own deadline may be
     earlier."""
     max_metadata_bytes: int = 16 * 1024
-    """Maximum size of all metadata of a call together."""
+    """Maximum bytes of the metadata of a call, all entries together."""
     max_connections: int = 2000
     """Maximum number of connections of all clients together; a further connection is closed at once."""
     max_concurrent_streams: int = 1024
-    """Calls at once on one connection; further ones wait at the client."""
+    """Maximum number of concurrent calls on one connection. The client delays further calls until others end."""
     handshake_timeout: float = 10.0
-    """Seconds from connecting to the first HTTP/2 frame, including TLS."""
+    """Maximum seconds from the opening of a connection to its first HTTP/2 frame, including the TLS handshake."""
     keepalive_time: float = 30.0
-    """The server pings a client from which it has received nothing for this time."""
+    """Seconds without a message from a client after which the server sends the client a ping."""
     keepalive_timeout: float = 10.0
-    """The connection is closed if the client has not acknowledged a ping within this time."""
+    """Seconds within which the client must acknowledge a ping; if it does not, the connection is closed."""
     max_connection_age: float = 0.0
-    """A connection of this age takes no new calls, so that its client resolves the server's name again; 0: no limit."""
+    """Seconds after which a connection takes no new calls, so that its client resolves the server's name again; 0 means
+    no limit.
+    """
 
     def options(self, reuse_port: bool) -> list[tuple[str, int]]:
         """Returns the limits of this object, and constants of this module, as options of a gRPC server.

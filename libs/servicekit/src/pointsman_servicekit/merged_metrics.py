@@ -10,8 +10,8 @@ Combine = Callable[[Iterable[float]], float]
 
 
 Dump = Sequence[Sequence[Any]]
-"""The metrics of one process, as lists that fit into JSON. Each metric has name, documentation, type, unit and samples.
-A sample has name, labels, value, and an exemplar (labels, value, Unix seconds) or None.
+"""The metrics of one process as lists that can be written as JSON. Each metric has name, documentation, type, unit and
+samples. A sample has name, labels, value, and an exemplar (labels, value, Unix seconds) or None.
 """
 
 
@@ -99,9 +99,10 @@ class MergedMetrics:
     """
 
     def __init__(self, gauges: Mapping[str, Combine]) -> None:
-        """Takes name of a gauge -> function that combines its values; of all other gauges the largest value is taken.
+        """Takes `gauges`: name of a gauge -> function that combines the gauge's values in all processes. Of a gauge
+        that is not named, the largest value is taken.
 
-        The gauges in `PROCESS_GAUGES` are combined by the functions there.
+        The gauges in `PROCESS_GAUGES` are combined by the functions given there.
         """
         self._gauges = {**PROCESS_GAUGES, **gauges}
         self._ended: Dump = []

@@ -20,7 +20,7 @@ from prometheus_client.exposition import choose_encoder
 from pointsman_servicekit.shared_page import SharedPage, to_shared_page
 
 MAX_AGE_SECONDS = 1.0
-"""Seconds for which a page that was built is sent to further requests."""
+"""Seconds for which a metrics page is cached: within this time, all requests get the same page."""
 
 OPENMETRICS = "application/openmetrics-text"
 PLAIN = "text/plain"
@@ -37,11 +37,13 @@ its Accept header asks for."""
 
 @dataclass(frozen=True, slots=True)
 class MetricsPage:
-    """All metrics in one format, and the time until which they are served."""
+    """The page with all metrics in one format, and the time until which the page is sent to further requests."""
 
     page: SharedPage
     expires: float
-    """Seconds on the clock of `time.monotonic`, which all processes of a machine share."""
+    """The time at which the page must be built again, in seconds of `time.monotonic`. All processes of a machine share
+    this clock.
+    """
 
     @property
     def is_fresh(self) -> bool:
@@ -128,10 +130,12 @@ class StepwiseMetrics:
 
 
 class ThreadedMetricsPages:
-    """Caches the page of each format, for a server that answers requests in threads."""
+    """Caches the metrics page of each format (Prometheus's text or OpenMetrics), for a server that uses threads."""
 
     def __init__(self, build: Callable[[str], MetricsPage]) -> None:
-        """Takes the function that builds the page of a format; one thread at a time calls it."""
+        """Takes the function `build`, which builds the metrics page of a format, given as a media type. Only one thread
+        calls it at a time.
+        """
         self._build = build
         self._pages: dict[str, MetricsPage] = {}
         self._lock = Lock()
@@ -149,10 +153,10 @@ class ThreadedMetricsPages:
 
 
 class MetricsPages:
-    """Caches the page of each format, for a server on an event loop."""
+    """Caches the metrics page of each format (Prometheus's text or OpenMetrics), for a server on an event loop."""
 
     def __init__(self, build: Callable[[str], Awaitable[MetricsPage]]) -> None:
-        """Takes the function that builds the page of a format."""
+        """Takes the function `build`, which builds the metrics page of a format, given as a media type."""
         self._build = build
         self._pages: dict[str, MetricsPage] = {}
         self._builds: dict[str, asyncio.Task[MetricsPage]] = {}

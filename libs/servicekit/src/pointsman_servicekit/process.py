@@ -21,9 +21,10 @@ WORKER_THREADS = 6
 START_TIMEOUT_SECONDS = 10.0
 """Seconds in which all threads of `start_worker_threads` must have started."""
 MAX_MALLOC_ARENAS = 1
-"""Memory pools (arenas) of malloc. By default each thread has its own, which keeps the memory of the largest work that
-the thread ever did: 8 MB after 40 reloads of the help desk's configuration. `malloc_trim` returns the end of the main
-arena only, so with a second arena up to 14 MB were kept after four threads had embedded long texts."""
+"""Maximum number of malloc's memory pools (arenas). By default each thread has its own arena, which keeps the memory of
+the largest work that the thread ever did: 8 MB after 40 reloads of the help desk's configuration. `malloc_trim` returns
+the end of the main arena only, so with a second arena up to 14 MB were kept after four threads had embedded long texts.
+"""
 M_ARENA_MAX = -8  # mallopt(3)
 TRIM_INTERVAL_SECONDS = 10.0
 
@@ -108,8 +109,8 @@ async def trimming_heap(interval: float = TRIM_INTERVAL_SECONDS) -> AsyncIterato
 class Backoff:
     """Computes how many seconds to wait before a process that has died is replaced.
 
-    The first wait is `first`; each later one is twice the one before, up to `longest`. After a process that lived for
-    `calm` seconds, the next wait is `first` again.
+    The first wait is `first` seconds; each later wait is twice as long as the wait before, up to `longest` seconds.
+    After a process that ran for at least `calm` seconds, the next wait is `first` seconds again.
     """
 
     first: float = 0.5

@@ -26,13 +26,15 @@ from redis.exceptions import RedisClusterException, RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
 DEFAULT_PORTS = {"sentinel": 26379, "cluster": 6379}
-"""The port if the URL has none, by the part of its scheme after the "+"."""
+"""The port for hosts without a port in the URL, by the part of the URL's scheme after the "+"."""
 
 DISCOVERY_TIMEOUT_SECONDS = 0.5
 """Timeout in seconds of one Sentinel or cluster node that is asked for the addresses of the servers."""
 
 MAX_DISCOVERY_ATTEMPTS = 4
-"""Attempts to learn a cluster's nodes. redis-py asks known nodes in random order, and one of them may hang."""
+"""Maximum number of attempts to learn a cluster's nodes. redis-py asks known nodes in random order, and one of the
+nodes may hang.
+"""
 
 REDIS_ERRORS = (RedisError, RedisClusterException, OSError)
 """The classes of errors that redis-py raises if Redis is unavailable. RedisClusterException is not a subclass of
@@ -47,7 +49,9 @@ class RedisClient:
     Its type is Any because redis-py's type stubs describe neither the decoding nor the results of calls.
     """
     rediscover: Callable[[], Awaitable[None]] | None = None
-    """Finds the current primaries, after a failover for example; None for a single server. May raise `errors`."""
+    """A function that finds the current primaries, for example after a failover; None for a single server. It may raise
+    `errors`.
+    """
     errors: tuple[type[Exception], ...] = REDIS_ERRORS
     """The classes of the errors that calls raise if Redis is unavailable."""
 

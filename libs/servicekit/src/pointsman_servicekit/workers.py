@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 WORKER_OPTION = "--worker"
 """The option of a worker, followed by its number (from 1) and the file descriptor of its end of the socket pair."""
 ANSWER_TIMEOUT_SECONDS = 2.0
-"""Seconds in which the other process must answer a question, by default."""
+"""Default seconds for which a process waits for the other process's answer to its question."""
 MERGED_ANSWER_TIMEOUT_SECONDS = 5.0
 """Seconds in which the supervisor must answer a question for which it has to ask all workers."""
 MAX_LINE_BYTES = 64 * 1024 * 1024
@@ -45,10 +45,12 @@ class WorkerPeer:
     """
 
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
-        """Takes name of a question -> function that answers it, for the questions that the other process asks."""
+        """Takes the `handlers` of the questions that the other process may ask: name of the question -> function that
+        answers it.
+        """
         self.handlers = dict(handlers)
         self.reading: asyncio.Task[None]
-        """The task that reads messages; it ends when the other end closes the connection. Set by `connect`."""
+        """The task, started by `connect`, that reads messages until the other process closes the connection."""
         self._writer: asyncio.StreamWriter | None = None
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._ids = count()
@@ -145,10 +147,10 @@ async def connect_supervisor(descriptor: int) -> WorkerPeer:
 
 @dataclass(slots=True)
 class Worker:
-    """A worker as its supervisor sees it: a number, and the process that has this number now.
+    """A worker from the supervisor's view: a number, and the process that has this number now.
 
-    When the process dies, a new one gets the number. `restarts` counts these replacements; `serves` says whether the
-    process has reported that it serves.
+    When the process dies, a new process gets the number. `restarts` counts these replacements; `serves` says whether
+    the process has reported that it is ready.
     """
 
     number: int

@@ -74,7 +74,9 @@ class Variables:
         return _VARIABLE.sub(to_mark, text)
 
     def unmark(self, text: str) -> str:
-        """Returns a text, such as an error message, with the variables as they were written in place of their marks."""
+        """Returns a text, such as an error message, in which the marks of variables are replaced by the variables as
+        the file has them.
+        """
         return _MARK.sub(lambda match: self._found[int(match[1])].written, text)
 
     def substitute(self, nodes: Iterable[yaml.ScalarNode], resolver: yaml.resolver.Resolver) -> None:

@@ -1,1 +1,3 @@
-"""The gateway: chooses a path (model, adapter and prompt) for each request, answers it, and meters its cost."""
+"""The gateway: chooses a path (a model with its adapter and prompt) for each request, answers it, and meters the cost
+of the answer.
+"""

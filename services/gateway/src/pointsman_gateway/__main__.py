@@ -55,10 +55,11 @@ log = logging.getLogger(__name__)
 MEGABYTE = 1024 * 1024
 
 GRPC_STREAMS = 128
-"""Maximum number of concurrent calls on one gRPC connection. Calls are handled in the order of their arrival, so
-another client may have to wait for all of these: about 20 ms if none of them has a valid key."""
+"""Maximum number of concurrent calls on one gRPC connection. The server handles calls in the order of their arrival, so
+another client may have to wait until all calls of a connection are rejected: about 20 ms if none of them has a valid
+key."""
 FLUSH_SECONDS = 2
-"""Seconds that the servers have, once the last request has ended, to send responses that are still in their buffers."""
+"""Maximum seconds that the servers get at shutdown, after the last request has ended, to send buffered responses."""
 
 
 def main() -> int:
@@ -95,7 +96,8 @@ def main() -> int:
 
 
 def _load_checked(folder: Path) -> Config:
-    """Returns the configuration in `folder`, after checks that need no other service, such as for missing API keys.
+    """Loads the configuration in `folder`, checks it without calling other services (for example for missing API keys),
+    and returns it.
 
     Raises ConfigError if it is invalid, OSError if a file cannot be read.
     """
@@ -160,12 +162,12 @@ async def check_engine_of(folder: Path, name: str) -> int:
 
 
 async def run(settings: Settings, spans: "Spans | None" = None, worker: Sequence[int] | None = None) -> None:
-    """Runs the HTTP and gRPC servers until SIGINT or SIGTERM, then lets requests in progress end.
+    """Runs the HTTP and gRPC servers until SIGINT or SIGTERM, then waits for requests in progress.
 
-    Those that take longer than `settings.shutdown_timeout` seconds are aborted. `worker` is None if this is the only
-    gateway process; else it has the process's number and the file descriptor of a connection to the supervisor. Raises
-    ConfigError if the configuration is invalid, ModelMissing or TlsError (both are OSErrors), or another OSError, for
-    example if a port is in use.
+    Requests still in progress after `settings.shutdown_timeout` seconds are aborted. `worker` is None if there is only
+    one gateway process; if there are several, it has this process's number and the file descriptor of a connection to
+    the supervisor. Raises ConfigError if the configuration is invalid, ModelMissing or TlsError (both are OSErrors), or
+    another OSError, for example if a port is in use.
     """
     supervisor, is_worker = (await connect_supervisor(worker[1]) if worker else None), bool(worker)
     config = _load_checked(settings.config)
@@ -243,7 +245,7 @@ async def run(settings: Settings, spans: "Spans | None" = None, worker: Sequence
 def _serving_metrics(dependencies: HttpDependencies, listen: str) -> AbstractAsyncContextManager[str]:
     """Returns a context manager that serves metrics at `listen` (HOST:PORT), or does nothing if `listen` is empty.
 
-    Entering it raises OSError if the port cannot be bound.
+    Entering the context manager raises OSError if the port cannot be bound.
     """
     if not listen:
         return nullcontext("")
@@ -255,10 +257,11 @@ def _serving_metrics(dependencies: HttpDependencies, listen: str) -> AbstractAsy
 async def _serving_ext_proc(
     app: ASGIApp, settings: Settings, tls: ServerTls | None, *, reuse_port: bool
 ) -> AsyncIterator[str]:
-    """A context manager that serves Envoy's external processing at `settings.ext_proc_listen`, and yields the address.
+    """A context manager that serves Envoy's external processing at `settings.ext_proc_listen`, and yields the server's
+    address.
 
-    If that setting is empty, it does nothing and yields an empty text. Entering it raises OSError if the port cannot be
-    bound.
+    If the setting is empty, nothing is served, and the address is an empty text. Entering the context manager raises
+    OSError if the port cannot be bound.
     """
     if not settings.ext_proc_listen:
         yield ""

@@ -1,7 +1,7 @@
-"""Measures how many documents have changed since an adapter version was trained on them.
+"""Measures which fraction of the documents has changed since an adapter version was trained on them.
 
-The manifest of an adapter version has a `Sketch` (a small sample of hashes) of each collection of documents, made at
-training. It is compared with a sketch of the collection's present documents.
+At training, a sample of hashes (`Sketch`) of each collection of documents is stored in the manifest of the adapter
+version. This module compares it with a sketch of the collection's present documents.
 """
 
 import logging
@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 15.0
 MAX_MANIFESTS = 256
-"""Maximum number of adapter versions whose sketches are cached. If there are more, the cache is emptied first."""
+"""Maximum number of adapter versions whose sketches are cached. Before another version is added, the cache is
+emptied."""
 
 SketchByCollection = Mapping[str, Sketch]
 
@@ -43,35 +44,37 @@ class FreshnessCache:
 
 
 class Manifests(Protocol):
-    """Interface to the adapter versions in use, and to what was stored with each at its training; `Engines` implements
-    it.
+    """Interface through which the monitor gets the adapter versions in use, and the facts that were stored with each
+    version at its training. `Engines` implements it.
     """
 
     def versions_of(self, path: Path) -> Sequence[str]:
-        """Returns the adapter versions that requests on the path may use now, the stable one and perhaps a canary.
+        """Returns the adapter versions that may answer requests on the path now: the stable version and, if there is
+        one, the canary (a new version on trial).
 
         Empty if the path has no adapter.
         """
         ...
 
     async def facts(self, model: str, version: str) -> Mapping[str, str]:
-        """Returns the manifest of an adapter version (what was stored with it at its training): name -> text.
+        """Returns the manifest of an adapter version: the facts that were stored with the version at its training, as
+        name -> text.
 
         Entries whose names begin with `MANIFEST_KEY_PREFIX` are sketches of collections. Raises the PointsmanError that
-        the lora-server of `model` reports, or Unavailable if none can be reached.
+        the lora-server of `model` reports, or Unavailable if no lora-server of the model can be reached.
         """
         ...
 
 
 class Collections(Protocol):
-    """Interface to the retriever's collections of documents, to see whether they have changed; `RetrieverClient` has
-    it.
+    """Interface through which the monitor samples the retriever's collections of documents. `RetrieverClient`
+    implements it.
     """
 
     async def sketch(self, collection: str) -> Sketch:
         """Returns a small sample of the hashes of the collection's present documents.
 
-        Raises the PointsmanError that the retriever reports, or Unavailable if it cannot be reached.
+        Raises the PointsmanError that the retriever reports, or Unavailable if the retriever cannot be reached.
         """
         ...
 
@@ -79,15 +82,16 @@ class Collections(Protocol):
 @dataclass(frozen=True, slots=True)
 class MonitoredPaths:
     paths: Sequence[Path] = ()
-    """The paths in the policies of tasks with a `stale` section; those without an adapter are skipped."""
+    """The paths in the policies of all tasks that have a `stale` section. Paths without an adapter are not measured."""
     manifests: Manifests | None = None
 
 
 class FreshnessMonitor:
     def __init__(self, cache: FreshnessCache, collections: Collections, interval: float = INTERVAL_SECONDS) -> None:
-        """Takes the `interval` in seconds between measurements, whose results are stored in `cache`."""
+        """Takes the `cache` in which the results are stored, and the `interval` in seconds between measurements."""
         self.monitored = MonitoredPaths()
-        """Replaced by the bootstrap code with each configuration. Without `manifests`, nothing is measured."""
+        """What to measure. The bootstrap code sets it for each configuration. If its `manifests` is None, nothing is
+        measured."""
         self._cache = cache
         self._collections = collections
         self._interval = interval
@@ -100,12 +104,12 @@ class FreshnessMonitor:
         await run_periodically(self.measure, schedule, "measure the freshness of adapters")
 
     async def measure(self) -> None:
-        """Measures for each adapter version of the `monitored` paths how many documents have changed, and stores the
-        results.
+        """Measures for each adapter version of the `monitored` paths which fraction of its documents has changed, and
+        stores the results.
 
-        The result is the largest fraction of changed documents among the version's collections: 0 to 1, and 0 if its
-        manifest has no valid sketch. If the lora-server or the retriever fails, the version keeps its previous result,
-        at first 0. Nothing is measured while `monitored.manifests` is None.
+        The result is 0 to 1: the largest fraction among the version's collections, or 0 if the version's manifest has
+        no valid sketch. If the lora-server or the retriever fails, the version keeps its previous result, at first 0.
+        Nothing is measured while `monitored.manifests` is None.
         """
         monitored, found = self.monitored, dict[str, float]()
         if monitored.manifests is None:

@@ -30,7 +30,9 @@ class Breaker:
     )
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Takes the `clock` in seconds for the cooldown and the sliding window of outcomes."""
+        """Takes the `clock`, a function that returns seconds. The cooldown and the sliding window of outcomes are
+        measured with it.
+        """
         self.closed = True
         self.last_success = float("-inf")
         """Time of the last success in seconds, by `clock`."""
@@ -56,8 +58,8 @@ class Breaker:
         return self.closed or (not self._is_probing and self._clock() >= self._until)
 
     def enter(self) -> int:
-        """Records that a request begins; it is the probe unless the breaker is closed. Call it only if `may_enter` is
-        True.
+        """Records that a request begins. Call it only if `may_enter` is True. Unless the breaker is closed, the request
+        is its probe.
 
         Returns a number to pass to `succeeded`, `failed` or `undecided` as `entry`.
         """
@@ -105,10 +107,10 @@ class Breaker:
         return False
 
     def undecided(self, entry: int) -> None:
-        """Records that a request ended without success or failure, for example cancelled. After a probe, another one
-        may follow.
+        """Records that a request ended without success or failure, for example because it was cancelled.
 
-        `entry` is what `enter` returned for the request.
+        If the request was the probe, the breaker lets another request pass as the probe. `entry` is what `enter`
+        returned for the request.
         """
         if entry == self._changes:
             self._is_probing = False
@@ -130,8 +132,8 @@ class Breaker:
 
 
 class _Recent:
-    """Counts requests and failures in a sliding window of time. The window has two halves, each of which expires at
-    once.
+    """Counts requests and failures in a sliding window of time. The window has two halves; the counts of the older half
+    expire together.
     """
 
     __slots__ = ("_failures", "_failures_before", "_since", "_total", "_total_before")

@@ -1,7 +1,8 @@
-"""Counters and histograms as plain numbers for one thread, converted to Prometheus's metric families at a scrape.
+"""Counters and histograms as plain numbers for use in one thread. They are converted to Prometheus's metric families
+when metrics are read (a scrape).
 
-A request updates about thirty series. With the client library's own metrics, each with a lock and label lookups, that
-took a third of the time that the gateway spends on a request.
+A request updates about thirty time series. With the metrics of Prometheus's client library, each with a lock and a
+lookup of labels, these updates took a third of the time that the gateway spends on a request.
 """
 
 import time
@@ -14,7 +15,8 @@ from prometheus_client.core import CounterMetricFamily, Exemplar, HistogramMetri
 Labels = tuple[str, ...]
 Metric = TypeVar("Metric")
 SORT_THRESHOLD = 24
-"""Number of values from which sorting them is faster than a binary search for each."""
+"""From this number of values on, `Histogram.add` sorts them, because this is faster than a binary search for each
+value."""
 
 Bucket = tuple[str, float] | tuple[str, float, Exemplar]
 
@@ -34,17 +36,20 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
         self.exemplars: dict[int, tuple[str, float, float]] = {}
-        """By the bucket's index, the last value in a recorded trace: trace id, value and Unix time in seconds."""
+        """The exemplar of each bucket, by the bucket's index: the last value that was observed in a recorded trace, as
+        (trace id, value, Unix time in seconds)."""
 
     def observe(self, value: float, trace_id: str = "") -> None:
-        """Counts a value in its bucket. If `trace_id` is given, this trace becomes the bucket's exemplar (example)."""
+        """Counts a value in its bucket. If `trace_id` is not empty, it becomes the bucket's exemplar: an example trace
+        with such a value.
+        """
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
         if trace_id:
             self.set_exemplar(value, trace_id, time.time())
 
     def add(self, values: Sequence[float]) -> None:
-        """Counts many values without exemplars, faster than one call of `observe` for each."""
+        """Counts many values without exemplars. It is faster than a call of `observe` for each value."""
         if len(values) < SORT_THRESHOLD:
             for value in values:
                 self.observe(value)
@@ -81,12 +86,16 @@ def _to_label(bound: float) -> str:
 
 
 class Family(Generic[Metric]):
-    """All time series of one metric, by the values of its labels; `series` creates a series when it is first needed."""
+    """All time series of one metric, by the values of their labels. `series` creates a time series when it is first
+    requested.
+    """
 
     def __init__(
         self, name: str, documentation: str, labels: Sequence[str], create: Callable[[], Metric], divisor: int = 1
     ) -> None:
-        """Takes `create`, which makes a new series. Values of counters are divided by `divisor` in the export."""
+        """Takes the function `create`, which makes a new time series. When a counter is exported, its value is divided
+        by `divisor`.
+        """
         self.name = name
         self.divisor = divisor
         self.documentation = documentation
@@ -108,13 +117,13 @@ class Count:
 
     def __init__(self) -> None:
         self.value: float = 0
-        """Stays an integer, and so exact, as long as only integers are added."""
+        """The counter's sum. It stays an integer, and therefore exact, as long as only integers are added."""
 
     def add(self, numbers: Sequence[float]) -> None:
         self.value += sum(numbers)
 
     def set_exemplar(self, number: float, trace_id: str, unix_seconds: float) -> None:
-        """Does nothing: counters have no exemplars here."""
+        """Does nothing, because counters are exported without exemplars."""
 
 
 def counter(name: str, documentation: str, labels: Sequence[str], divisor: int = 1) -> Family[Count]:
@@ -127,7 +136,7 @@ def histogram(name: str, documentation: str, labels: Sequence[str], bounds: Sequ
 
 
 def nothing_pending() -> None:
-    """Does nothing. It is the default `flush` of `FastCollector`, for metrics whose values are added at once."""
+    """Does nothing. It is the default `flush` of `FastCollector`, for metrics that have no pending values."""
 
 
 class FastCollector:
@@ -139,7 +148,7 @@ class FastCollector:
         histograms: Sequence[Family[Histogram]],
         flush: Callable[[], None] = nothing_pending,
     ) -> None:
-        """Takes `flush`, which adds pending values; it is called before each export."""
+        """Takes the function `flush`, which is called before each export to add pending values to the metrics."""
         self._counters = counters
         self._histograms = histograms
         self._flush = flush
@@ -162,12 +171,14 @@ class Series(Protocol):
     """Interface to one time series of a metric; `Count` and `Histogram` implement it."""
 
     def add(self, numbers: Sequence[float]) -> None:
-        """Adds the numbers to a counter's value; a histogram counts each as one of its values."""
+        """Adds numbers to the time series: a counter's value grows by their sum, and a histogram counts each of them as
+        a value.
+        """
         ...
 
     def set_exemplar(self, number: float, trace_id: str, unix_seconds: float) -> None:
-        """Makes a trace the exemplar (example) of the histogram bucket that `number` falls into; the number is not
-        counted.
+        """Makes the trace `trace_id` the exemplar (an example) of the histogram bucket into which `number` falls,
+        without counting the number.
 
         A counter ignores the call.
         """
@@ -175,26 +186,27 @@ class Series(Protocol):
 
 
 class SeriesBatch:
-    """Collects the numbers of many requests that update the same time series, and adds them together, which is faster.
+    """Collects the numbers of many requests for the same time series, and adds them together, because this is faster.
 
-    A request appends to `rows` one row, with one number for each column. To add a single number takes up to 0.3
-    microseconds, and a row has about thirty; in a column of a hundred numbers each takes a tenth of that. So `flush`
-    adds the rows column by column.
+    Each request appends one row to `rows`, with one number for each column, about thirty in all. `flush` adds the rows
+    column by column: a single number would take up to 0.3 microseconds, and each number of a column of a hundred takes
+    a tenth of this.
     """
 
     __slots__ = ("_columns", "rows")
 
     def __init__(self, columns: Sequence[str], series: Iterable[tuple[str, Series]]) -> None:
-        """Takes the names of the columns, and pairs (column, series): the series gets the numbers of that column.
+        """Takes the names of the columns, and pairs (column, time series): the time series gets the numbers of the
+        column.
 
-        A column may have several series, or none. Raises KeyError if a pair names an unknown column.
+        A column may have several time series, or none. Raises KeyError if a pair names an unknown column.
         """
         by_column: dict[str, list[Series]] = {name: [] for name in columns}
         for name, one in series:
             by_column[name].append(one)
         self._columns = list(by_column.values())
         self.rows: list[Row] = []
-        """Rows that are not added yet."""
+        """Rows that `flush` has not yet added to the time series."""
 
     def flush(self) -> None:
         """Adds the numbers in `rows` to the time series of their columns, and empties `rows`."""
@@ -206,8 +218,8 @@ class SeriesBatch:
         self.rows.clear()
 
     def set_exemplar(self, row: Row, trace_id: str, unix_seconds: float) -> None:
-        """Makes a trace the exemplar of each number in `row`, in the time series of its column; the numbers are not
-        counted.
+        """Makes the trace `trace_id` the exemplar for each number in `row`, in the time series of the number's column.
+        The numbers are not counted.
         """
         for all_series, number in zip(self._columns, row, strict=True):
             for series in all_series:

@@ -3,8 +3,8 @@
 from time import thread_time
 
 SEARCH_TIMEOUT_SECONDS = 0.05
-"""Seconds for the searches of one request or answer. A pattern such as `(a+)+$` could search for years, and would block
-all other requests."""
+"""Maximum seconds for all pattern searches of one request or answer. A pattern such as `(a+)+$` could search for years,
+and would block all other requests."""
 
 
 class BadPattern(ValueError):
@@ -12,7 +12,7 @@ class BadPattern(ValueError):
 
 
 class SearchTimeout(Exception):
-    """Raised if a search for a pattern was aborted, or not started, because the time for it is used up."""
+    """Raised if a search for a pattern was aborted, or was not started, because its time was used up."""
 
 
 class Pattern:
@@ -29,22 +29,24 @@ class Pattern:
         self.text = text
 
     def is_found_in(self, text: str, timeout: float = SEARCH_TIMEOUT_SECONDS) -> bool:
-        """Returns whether the text contains a match; raises SearchTimeout if that takes more than `timeout` seconds."""
+        """Returns whether the text contains a match; raises SearchTimeout if the search takes more than `timeout`
+        seconds.
+        """
         try:
             return self._compiled.search(text, timeout=timeout) is not None
         except TimeoutError:
             raise self.given_up() from None
 
     def given_up(self) -> SearchTimeout:
-        """Returns the exception for a search that has no time left; the caller raises it."""
+        """Returns the exception to raise when a search for this pattern has no time left."""
         return SearchTimeout(f"the search for {self.text!r} was given up after {SEARCH_TIMEOUT_SECONDS * 1000:.0f} ms")
 
 
 class SearchBudget:
-    """Limits the CPU time of several searches together, for example of all searches for one request."""
+    """Limits the total CPU time of several searches, for example of all searches for one request."""
 
     def __init__(self, seconds: float = SEARCH_TIMEOUT_SECONDS) -> None:
-        """Takes the CPU seconds of the calling thread that all searches together may use."""
+        """Takes the maximum CPU seconds, of the calling thread, for all searches together."""
         self._left = seconds
 
     def finds(self, pattern: Pattern, text: str) -> bool:

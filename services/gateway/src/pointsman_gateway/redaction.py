@@ -1,6 +1,7 @@
-"""Redaction: a function that the operator names (the hook) removes personal data from texts before they are stored.
+"""Removes personal data from texts before they are stored. The removal (redaction) is done by a function that the
+operator names, the hook.
 
-`redact_common` is a hook that is ready to use. `shown_error` makes engines' error messages safe to show to clients.
+`redact_common` is a ready-made hook. `shown_error` makes engines' error messages safe to show to clients.
 """
 
 import importlib
@@ -16,13 +17,14 @@ log = logging.getLogger(__name__)
 Redact = Callable[[str], str]
 
 MAX_ERROR_CHARACTERS = 2000
-"""Maximum length of an engine's error message that clients see; the rest is cut."""
+"""Maximum number of characters of an engine's error message that clients get; longer messages are cut."""
 MAX_PARAM_CHARACTERS = 200
-"""Maximum length of the name of the parameter at fault in an engine's error; the rest is cut."""
+"""An engine's error may name the parameter that caused it. This is the maximum number of characters of the name that
+clients get; longer names are cut."""
 
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
 _NUMBER = re.compile(r"(?<![\w.,])(?:\+|\(|00)?\d(?:[ ./()-]{0,2}\d){6,24}(?!\w)")
-"""At least 7 digits, with at most two separators between digits."""
+"""Matches 7 to 25 digits, with at most two separators between two digits, such as a phone number."""
 _DATE = re.compile(r"(?:\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d{4})(?:[ T]\d.*)?")
 
 
@@ -31,14 +33,18 @@ class InvalidHook(ValueError):
 
 
 class NotRedacted(Exception):
-    """Raised if the redaction hook fails, so the text must not be stored; the message does not contain the text."""
+    """Raised if the redaction hook fails. The text must then not be stored. The exception's message does not contain
+    the text.
+    """
 
 
 class Redaction:
     """Removes personal data from texts before they are stored, by the function that the operator names (the hook)."""
 
     def __init__(self, hook: Redact | None = None, failed: Callable[[], None] = lambda: None) -> None:
-        """Takes the `hook`; with None, texts are left unchanged. `failed` is called each time that the hook fails."""
+        """Takes the `hook`; if it is None, texts are left unchanged. The function `failed` is called each time the hook
+        fails.
+        """
         self._hook = hook
         self._failed = failed
 
@@ -84,7 +90,9 @@ class Redaction:
         return value
 
     def leaves(self, text: str) -> bool:
-        """Returns whether the hook finds nothing to redact in the text; False if the hook fails."""
+        """Returns whether the text is free of personal data: True if the hook would not change it, False if the hook
+        changes it or fails.
+        """
         try:
             return self.text(text) == text
         except NotRedacted:
@@ -125,11 +133,11 @@ def shown_error(text: str, max_characters: int = MAX_ERROR_CHARACTERS) -> str:
 
 
 def redact_common(text: str) -> str:
-    """Replaces what looks like an e-mail address, a card number, a phone number or a secret (`mask_secrets`) by
-    "[email]", "[card]", "[phone]" or "[key]".
+    """Replaces everything that looks like an e-mail address, a card number, a phone number or a secret (`mask_secrets`)
+    by "[email]", "[card]", "[phone]" or "[key]".
 
-    12 to 19 digits with the check digit of cards are a card number. A phone number has 7 to 15 digits and begins with
-    "+", "(" or 0, or has at least 9 digits with separators. Dates and other numbers stay.
+    A card number has 12 to 19 digits and the right check digit. A phone number has 7 to 15 digits and begins with "+",
+    "(" or 0, or has at least 9 digits with separators. Dates and other numbers stay.
     """
     text = mask_secrets(text, "[key]")
     text = _EMAIL.sub("[email]", text)

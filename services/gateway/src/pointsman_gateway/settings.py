@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "POINTSMAN_GATEWAY_"
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9.-]+(:[0-9]{1,5})?|[a-z][a-z0-9+.-]*://\[[0-9a-f:]+\](:[0-9]{1,5})?")
-"""An origin as browsers write it (RFC 6454, section 6.2)."""
+"""Matches an origin (scheme, host and port of a web page) as browsers write it (RFC 6454, section 6.2)."""
 
 
 class Settings(BaseSettings):
@@ -235,7 +235,7 @@ class Settings(BaseSettings):
 def read_settings() -> Settings:
     """Reads the settings from the environment variables with the prefix `POINTSMAN_GATEWAY_`.
 
-    Raises UnknownSetting if a variable with the prefix is no setting, WrongSetting if a value cannot be used.
+    Raises UnknownSetting if a variable with the prefix names no setting, WrongSetting if a setting's value is invalid.
     """
     require_known_settings(PREFIX, Settings.model_fields, os.environ)
     try:

@@ -71,7 +71,7 @@ class RunningService:
     address: str
     metrics_port: int
     announce_shutdown: Callable[[], Awaitable[None]]
-    """Makes gRPC health report NOT_SERVING and /readyz 503 from now on; calls are still answered."""
+    """Makes the gRPC health service report NOT_SERVING, and /readyz return 503. Calls are still answered."""
 
 
 def load_model(settings: Settings) -> Encoder:

@@ -1,4 +1,4 @@
-"""Chunks documents and embeds their chunks, embeds queries, and refuses vectors of other embedding models."""
+"""Splits documents into chunks, embeds chunks and queries, and rejects vectors of other embedding models."""
 
 import asyncio
 from collections import ChainMap
@@ -59,8 +59,8 @@ class Chunker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ChunkedDocument:
-    """A document split into chunks that have no vectors yet; `recipe` names its chunker, and `source` its ingest
-    source.
+    """A document split into chunks that have no vectors yet. `recipe` names its chunker, and `source` is the place from
+    which it was ingested.
     """
 
     document: Document
@@ -70,7 +70,7 @@ class ChunkedDocument:
 
     @property
     def texts(self) -> list[str]:
-        """Returns the text to embed for each chunk, in their order."""
+        """Returns the texts to embed, one for each chunk, in the order of the chunks."""
         return [chunk.embedded_text for chunk in self.chunks]
 
     def with_vectors(self, vectors: Mapping[str, Vectors]) -> EncodedDocument:
@@ -138,13 +138,13 @@ class DocumentEncoder:
     async def encode(
         self, documents: Sequence[Document], source: str, find_known: FindKnownVectors, reads: ThreadPool
     ) -> list[EncodedDocument | PointsmanError]:
-        """Returns each document with chunks and vectors, in the same order, or an InvalidArgument for one that cannot
-        be chunked.
+        """Chunks and embeds documents. Returns the encoded documents in the same order, with an InvalidArgument in the
+        place of a document that cannot be chunked.
 
         A document with its own vector, which must be of length 1 (`with_unit_vector`), becomes a single chunk. Texts
-        for which `find_known` returns a vector are not embedded again; it is called in the threads of `reads`. `source`
-        names where the documents come from; the results contain it. Raises Unavailable if the model's endpoint fails,
-        and what `find_known` raises.
+        for which `find_known` returns a vector are not embedded again; `find_known` is called in the threads of
+        `reads`. `source` names the place from which the documents come; the results contain it. Raises Unavailable if
+        the model's endpoint fails, and what `find_known` raises.
         """
         chunked = await self._chunk([(document, self.recipe(document)) for document in documents], source)
         return await self._add_vectors(chunked, find_known, reads)

@@ -41,7 +41,7 @@ class CollectionDropped:
 
 @dataclass(frozen=True, slots=True)
 class CollectionSize:
-    """The current size of a collection, which the metrics read; not an event."""
+    """The current size of a collection, for the metrics. It is not an event."""
 
     name: str
     documents: int

@@ -1,4 +1,6 @@
-"""Filters by metadata: conditions that a document must meet to be found by a search."""
+"""Filters by metadata: conditions on a document's metadata. A search with a filter finds only documents that meet the
+conditions.
+"""
 
 from dataclasses import dataclass
 from math import isnan

@@ -234,7 +234,9 @@ def check_entries(entries: Mapping[str, str], what: str, param: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TenantLimits:
-    """The most collections that each tenant may have, and the quota of collections that are created without one."""
+    """The maximum number of collections of each tenant, and the default quota of collections that are created without a
+    quota.
+    """
 
     collections: int = 0  # per tenant; 0 means unlimited
     quota: Quota = UNLIMITED  # of a collection that was created without one

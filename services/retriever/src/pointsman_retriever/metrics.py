@@ -35,7 +35,7 @@ _COSINES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 class BoundedLabels:
     """Limits the number of values of a metric's label, such as the names of collections.
 
-    The first `max_labels` names are label values of their own; for all further names, `label` returns OTHER_LABEL. Any
+    The first `max_labels` names become values of the label; for every further name, `label` returns OTHER_LABEL. Any
     thread may use it.
     """
 
@@ -51,7 +51,7 @@ class BoundedLabels:
             return name if name in self._names else OTHER_LABEL
 
     def drop(self, name: str) -> bool:
-        """Forgets a name, so that another name can have a label value of its own; returns whether `name` had one."""
+        """Forgets a name, so that another name can become a value of the label; returns whether `name` was a value."""
         with self._lock:
             had = name in self._names
             self._names.discard(name)
@@ -59,7 +59,8 @@ class BoundedLabels:
 
 
 class GenAiMetrics:
-    """The durations of searches and of embedding their queries, by OpenTelemetry's conventions for generative AI.
+    """Metrics of the durations of searches and of embedding their queries, by OpenTelemetry's conventions for
+    generative AI.
 
     The conventions give these two metrics no attribute for the collection, so the collection is not a label here.
     """

@@ -1,4 +1,4 @@
-"""Connects to PostgreSQL by URL, for tables that users have and for shared collections; keeps idle connections."""
+"""Connects to PostgreSQL by URL, and keeps idle connections. Used for users' own tables and for shared collections."""
 
 import select
 import socket
@@ -18,17 +18,23 @@ except ImportError as error:
     raise ImportError("PostgreSQL's client is not installed: pip install 'pointsman-retriever[pgvector]'") from error
 
 PostgresError: type[Exception] = postgres.Error
-"""Base class of pg8000's errors; the first argument of one from the server is a dict with "C" (SQLSTATE) and "M"."""
+"""Base class of the errors of the library pg8000. The first argument of an error from the server is a dict with the
+keys "C" (SQLSTATE) and "M" (message).
+"""
 MAX_IDLE_CONNECTIONS = 8
 CONNECT_SECONDS = 5.0
-"""Maximum time for each step of connecting: a server that is there answers within milliseconds."""
+"""Maximum seconds for each step of opening a connection. A server that can be reached answers within milliseconds."""
 GRACE_SECONDS = 1.0
-"""Time that the server gets in addition to a statement's timeout: one that is there then reports the timeout itself."""
+"""Seconds for which the client waits longer than the timeout of a statement, so that a working server can report the
+timeout itself.
+"""
 CLOSE_SECONDS = 0.2
 DEFAULT_PORT = 5432
 SCHEMES = ("postgresql", "postgres")
 PLAIN, ENCRYPTED = ("", "disable"), ("require", "verify-ca", "verify-full")
-"""Values of `sslmode`. With each of the second ones, the server's certificate and its name are checked."""
+"""Values of the URL's parameter `sslmode` without and with TLS. With each value in ENCRYPTED, the server's certificate
+and its name are checked.
+"""
 
 _QUOTES_NO_VALUES = (
     *(
@@ -56,7 +62,7 @@ _QUOTES_NO_VALUES = (
 
 
 class PostgresFailure(Exception):
-    """An error of PostgreSQL or of the connection to it, without the values that a statement was about.
+    """An error of PostgreSQL or of the connection. Its message does not contain the values in the failed statement.
 
     `state` is the SQLSTATE; it is empty if the server did not report the error itself.
     """
@@ -83,11 +89,11 @@ class PostgresConnector:
     def __init__(
         self, url: str, password: str, timeout_seconds: float, settings: Sequence[str], *, autocommit: bool = False
     ) -> None:
-        """`settings` are SQL statements that are executed on each new connection. With `autocommit`, each statement is
-        a transaction of its own.
+        """Takes the server's `url` and `password`. `settings` are SQL statements that are executed on each new
+        connection. With `autocommit`, each statement is a transaction of its own.
 
-        `timeout_seconds` limits each statement and each wait for the network; CONNECT_SECONDS limits connecting, too.
-        Raises FailedPrecondition ("store_unusable") if the URL cannot be used.
+        `timeout_seconds` limits each statement and each wait for the network; CONNECT_SECONDS limits the opening of a
+        connection, too. Raises FailedPrecondition ("store_unusable") if the URL cannot be used.
         """
         self._address = parse_url(url)
         self._password, self._timeout = password, timeout_seconds
@@ -159,8 +165,9 @@ class PostgresConnector:
 
 
 def parse_url(url: str) -> PostgresAddress:
-    """Parses PostgreSQL's URL. Raises FailedPrecondition ("store_unusable"), which says what to write, if it is not of
-    the form postgresql://USER@HOST[:PORT]/DATABASE[?sslmode=MODE].
+    """Parses the URL of a PostgreSQL database, postgresql://USER@HOST[:PORT]/DATABASE[?sslmode=MODE].
+
+    Raises FailedPrecondition ("store_unusable"), which says what to write, if the URL has another form.
     """
     try:
         parts = urlsplit(url)
@@ -195,8 +202,8 @@ def close(connection: Any) -> None:
 def withholding_values() -> Iterator[None]:
     """Converts errors of PostgreSQL and of the connection in the block to PostgresFailure.
 
-    PostgreSQL's own errors quote parameters and rows, and so texts of documents and queries. They are not kept as
-    causes, so that no log can show them.
+    PostgreSQL's own errors quote parameters and rows, and so texts of documents and queries. The original errors are
+    not kept as causes, so that no log can show their texts.
     """
     try:
         yield

@@ -18,13 +18,15 @@ Its name has the same hash tag, `{pointsman}`, as the records of API keys, so th
 the entry, in a Redis cluster too.
 """
 MAX_ENTRIES = 100_000
-"""The largest number of entries that the stream `AUDIT` keeps, approximately; older ones are dropped."""
+"""Approximate maximum number of entries in the stream `AUDIT`; if there are more, the oldest are dropped."""
 CONFIGURATION = "{pointsman}:audit:configuration"
 """A Redis hash with the configuration that was recorded last: `revision`, and `values` (JSON)."""
 ADAPTER_CHANGES = "{pointsman:adapters:*}:changes"
 """Pattern for the streams in which the lora-servers keep the history of their adapters (`RedisKeys.changes`)."""
 ADAPTER_KINDS = ("alias", "canary", "rollback", "registered", "retired", "deleted", "pin", "placement")
-"""The kinds of entries in the streams `ADAPTER_CHANGES` that a person causes. Others are steps of a lora-server."""
+"""The kinds of entries in the streams `ADAPTER_CHANGES` for changes that a person has made. Entries of other kinds are
+for steps that a lora-server takes by itself.
+"""
 
 EXPORTED = "{pointsman}:audit:exported"
 """A Redis hash from the name of a stream of changes to the id of the stream's last entry that was exported."""
@@ -91,7 +93,9 @@ class AuditLog:
         return bool(await self._redis.call(lambda: self._record(keys=[CONFIGURATION, AUDIT], args=arguments)))
 
     async def streams(self) -> list[str]:
-        """Returns the names of the streams of changes: the log's own, and those of the lora-servers' history."""
+        """Returns the names of all Redis streams with changes: the stream of this log, and the streams with the
+        lora-servers' history.
+        """
         return [AUDIT, *await self._adapter_streams()]
 
     async def not_exported(self, stream: str) -> tuple[list[tuple[str, AuditEntry]], str]:

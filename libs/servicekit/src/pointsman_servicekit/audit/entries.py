@@ -1,4 +1,4 @@
-"""Entries of the audit log, and how Redis stores them."""
+"""The entries of the audit log, and their form in Redis."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,9 @@ from typing import Any, Literal, get_args
 
 VERSION = 1
 MAX_VALUES = 100
-"""The most values that `before` or `after` of a stored entry has; of further values only the number is stored."""
+"""Maximum number of values in `before` and in `after` of a stored entry. Further values are left out, and only their
+number is stored.
+"""
 MAX_VALUE_CHARACTERS = 300
 FURTHER = "..."
 """The key in `before` or `after` under which a stored entry has the number of values that it leaves out."""
@@ -26,7 +28,7 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who changes something, and from where."""
+    """The person or program that makes an administrative change, and the place from which the change is made."""
 
     name: str = ""
     """The id of a key or of a user of single sign-on, or the name of a user of the machine; empty if it is unknown."""
@@ -40,11 +42,11 @@ NOBODY = Actor()
 @dataclass(frozen=True, slots=True)
 class AuditedChange:
     kind: str
-    """One of `KINDS`."""
+    """The kind of the thing that was changed; one of `KINDS`."""
     change: str
-    """A word for what happened, such as "created"."""
+    """One word that describes the change, such as "created"."""
     subject: str
-    """What was changed, such as "key key-1f" or "models.yaml"."""
+    """The name of the thing that was changed, such as "key key-1f" or "models.yaml"."""
     before: Values = field(default_factory=dict)
     """The earlier values, by name, of everything that was changed; empty if something new was created. `after` has the
     new values.
@@ -60,7 +62,7 @@ class AuditEntry:
     reason: str = ""
 
     def as_fields(self) -> dict[str, Any]:
-        """Returns the entry as a dict that fits into JSON."""
+        """Returns the entry as a dict of values that can be written as JSON."""
         changed = self.changed
         return {
             "unix_ms": self.unix_ms,

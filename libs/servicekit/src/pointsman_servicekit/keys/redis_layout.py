@@ -29,7 +29,7 @@ EPOCH = "{pointsman}:keys:epoch"
 """A counter, incremented by each change that gateways must apply at once, such as a revocation or new limits."""
 
 CHANGED = "{pointsman}:keys:changed"
-"""The pub/sub channel on which each new value of `EPOCH` is announced."""
+"""The Redis pub/sub channel that announces each new value of `EPOCH`, a counter of changes to API keys and limits."""
 
 GATEWAYS = "{pointsman}:gateways"
 """A sorted set from a gateway's id to the time at which its lease ends, in Unix milliseconds."""

@@ -1,4 +1,6 @@
-"""Builds the gateway: the components that live as long as the process, and the objects of each loaded configuration."""
+"""Builds the gateway: components that exist as long as the process, and objects that are built for each loaded
+configuration.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping
@@ -67,12 +69,14 @@ if TYPE_CHECKING:
     from pointsman_servicekit.tracing.spans import Spans
 
 ENGINE_WAIT_SECONDS = 5.0
-"""Maximum seconds for which a changed configuration waits for the first reports of new engines."""
+"""Maximum seconds that a reload waits for the first reports of new engines before the changed configuration is used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayComponents:
-    """What the HTTP and gRPC servers use of one gateway process, such as the pipeline, the stores and the metrics."""
+    """The components of one gateway process that the HTTP and gRPC servers use, such as the pipeline, the stores and
+    the metrics.
+    """
 
     pipeline: Pipeline
     tenancy: OpenAccess | RedisTenancy

@@ -1,4 +1,6 @@
-"""Connects to the Redis of the response cache, and starts the task that writes answers to it."""
+"""Connects to the Redis of the response cache, and creates the object that writes answers to the cache in the
+background.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager

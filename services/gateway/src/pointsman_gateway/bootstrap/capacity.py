@@ -12,23 +12,27 @@ log = logging.getLogger(__name__)
 MEGABYTE = 1024 * 1024
 
 PROCESS_BYTES = 256 * MEGABYTE
-"""Memory of a gateway process without requests, for code, models and classifier. Measured: 205 to 220 MiB."""
+"""Bytes of memory assumed for a gateway process that has no requests: code, models and classifier. Measured: 205 to 220
+MiB."""
 REQUEST_BYTES = 128 * 1024
-"""Memory for one streamed request, without its body. Measured: 30 KiB; the rest is for clients that read slowly."""
+"""Bytes of memory assumed for each streamed request, without its body. Measured: 30 KiB; more is assumed because the
+answer is buffered for clients that read slowly."""
 MAX_DERIVED_REQUESTS = 4096
-"""The maximum number of concurrent requests if `max_in_flight` is not set. All of them share one event loop; start
-workers or replicas for more."""
+"""Upper limit for the number of concurrent requests that is derived from memory and open files if `max_in_flight` is
+not set. One event loop handles all requests of a process; start workers or replicas for more."""
 MIN_DERIVED_REQUESTS = 64
 IDLE_CONNECTIONS = 1024
-"""Connections in addition to one for each request: for clients that are between two requests, or whose requests are
-rejected. Fewer if the process may open few files."""
+"""Number of client connections that a process accepts in addition to one for each concurrent request. They are for
+clients that are between two requests or whose requests are rejected. The number is lower if the process may open few
+files."""
 OTHER_FILES = 256
-"""Files and sockets that belong to no request: logs, listeners, Redis, other services."""
+"""Number of open files and sockets that are reserved for purposes other than requests: logs, listeners, Redis, other
+services."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How many requests in progress, HTTP connections and gRPC connections one gateway process accepts at most."""
+    """The maximum numbers of concurrent requests, HTTP connections and gRPC connections of one gateway process."""
 
     requests: int
     http_connections: int
@@ -36,9 +40,9 @@ class Capacity:
 
 
 def derive_capacity(settings: Settings, memory: int | None, open_files: int) -> Capacity:
-    """Returns how many requests and connections a gateway process accepts: as the settings say, or derived from
-    resources.
+    """Returns the maximum numbers of concurrent requests and connections of a gateway process.
 
+    They are those in `settings`, or for settings that are not set they are derived from `memory` and `open_files`.
     `memory` is the number of bytes that all worker processes together may use; None if it is unknown. `open_files` is
     the number of files that one process may open.
     """
@@ -55,10 +59,10 @@ def derive_capacity(settings: Settings, memory: int | None, open_files: int) -> 
 
 
 def find_capacity(settings: Settings) -> Capacity:
-    """Returns how many requests and connections this process accepts, and logs it.
+    """Returns and logs the maximum numbers of concurrent requests and connections of this process.
 
-    First raises the process's soft limit of open files to the hard limit, if that is allowed. Logs a warning if the
-    process may still open too few files.
+    First raises the process's soft limit of open files to the hard limit, if the system allows it. Logs a warning if
+    the process may not open enough files for these numbers.
     """
     open_files = raise_open_files_limit()
     capacity = derive_capacity(settings, memory_limit(), open_files)

@@ -1,4 +1,6 @@
-"""The catalog of a configuration: its tasks, paths and models, with metrics and prices."""
+"""Builds the catalog of a configuration: its tasks with their quality metrics, its paths, and its models with their
+prices.
+"""
 
 import hashlib
 from collections.abc import Iterator
@@ -13,7 +15,9 @@ from pointsman_gateway.domain.path import Catalog, CatalogModel, CatalogPrices, 
 
 
 def to_catalog(config: Config) -> Catalog:
-    """Returns the configured tasks, paths and models, with metrics and prices, for clients that compare paths."""
+    """Returns the configured tasks (with their quality metrics), paths and models (with their prices), for clients that
+    compare paths.
+    """
     return Catalog(
         default_path=config.tasks.default_path,
         search_usd=config.models.retrieval.usd_per_search if config.models.retrieval else 0.0,
@@ -64,7 +68,7 @@ def _catalog_prices(model: ModelConfig, models: ModelsFile) -> CatalogPrices:
 
 
 def _charges(model: ModelConfig) -> Iterator[tuple[str, float]]:
-    """Yields what a model's answers cost besides tokens: (component of the cost, such as "image", dollars for one)."""
+    """Yields a model's prices for things other than tokens: ("image", "request" or "tool", dollars for each)."""
     charges = {"image": model.usd_per_image, "request": model.usd_per_request, "tool": model.usd_per_tool_request}
     for component, usd in charges.items():
         if usd is not None:

@@ -1,4 +1,4 @@
-"""Checks of a configuration that need no other service, at the start, at each reload, and for `--check`."""
+"""Checks a configuration without calling other services: at the start, at each reload, and for `--check`."""
 
 import os
 from collections.abc import Iterator
@@ -15,9 +15,10 @@ from pointsman_gateway.extensions import Found
 
 
 def check_config(config: Config) -> None:
-    """Checks what a configuration builds: validators, guardrails and prompt strategies, with each prompt rendered once.
+    """Builds the validators, guardrails and prompt strategies of a configuration, and renders each prompt once with
+    sample values.
 
-    Prompts are rendered with sample values. Raises ConfigError if one of these cannot be built.
+    Raises ConfigError if a validator, guardrail or strategy cannot be built, or a prompt cannot be rendered.
     """
     with errors_naming(config.single_file):
         for name, task in config.tasks.tasks.items():
@@ -27,11 +28,11 @@ def check_config(config: Config) -> None:
 
 
 def check_environment(config: Config) -> None:
-    """Checks what a configuration needs of its environment: API keys, secrets, the libraries of single sign-on, valid
-    URLs.
+    """Checks that the environment has what a configuration refers to: API keys, secrets and the libraries of single
+    sign-on. Also checks that URLs are valid.
 
-    Raises ConfigError if something is missing. It is separate from `check_config`, so that a configuration can be
-    analysed without its keys.
+    Raises ConfigError if something is missing or invalid. It is separate from `check_config`, so that a configuration
+    can be analysed without its keys.
     """
     with errors_naming(config.single_file):
         for name, engine in config.models.engines.items():

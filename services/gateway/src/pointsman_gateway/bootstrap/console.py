@@ -1,5 +1,5 @@
-"""Builds what the web console uses: its service, the administration of keys, the audit of configuration changes, and
-the example requests that it suggests.
+"""Builds the parts of the web console: its service, the administration of keys, the audit of configuration changes, and
+the example requests that the console suggests.
 """
 
 import socket
@@ -23,7 +23,8 @@ from pointsman_gateway.request_log.store import RequestLogReader
 from pointsman_gateway.settings import Settings
 
 CONSOLE_REDIS_TIMEOUT_SECONDS = 2.0
-"""Maximum seconds for one call of Redis. People wait for these calls; requests for answers do not."""
+"""Maximum seconds for one call of Redis by the web console. It is longer than for other calls, because only users of
+the console wait, and no client's request."""
 
 EXAMPLE_CHARACTERS = 60
 
@@ -35,8 +36,8 @@ async def open_console(
     """A context manager that yields the web console's service, and the administration of keys, which is None without
     Redis.
 
-    Both share a connection to Redis that requests do not use, so that a slow read does not count as an outage. It is
-    closed at the end of the block.
+    Both share a connection to Redis that is not used for clients' requests: if the console's reads are slow, requests
+    still treat Redis as available. The connection is closed at the end of the block.
     """
     hosts = tuple(name.strip().lower() for name in settings.console_hosts.split(",") if name.strip())
     async with AsyncExitStack() as stack:
@@ -64,7 +65,7 @@ async def open_console(
 def example_requests(config: Config) -> Mapping[str, str]:
     """Returns an example request of each task, for the web console: task -> text.
 
-    Of a task's examples, it is the one whose length is nearest to `EXAMPLE_CHARACTERS`.
+    It is the one of the task's configured examples whose length is nearest to `EXAMPLE_CHARACTERS`.
     """
     return {
         task: min((example.text for example in examples), key=lambda text: abs(len(text) - EXAMPLE_CHARACTERS))

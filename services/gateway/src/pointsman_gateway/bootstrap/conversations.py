@@ -16,9 +16,9 @@ from pointsman_gateway.settings import Settings
 
 @asynccontextmanager
 async def open_conversations(settings: Settings, state: RedisState) -> AsyncIterator[ConversationBook]:
-    """A context manager that yields the store of what is remembered about conversations, such as their paths.
+    """A context manager that yields the gateway's memory of conversations, such as the path that answers each of them.
 
-    With a Redis URL, the store is shared with other gateways through Redis. Raises ConfigError if the URL is invalid.
+    With a Redis URL, the memory is shared with other gateways through Redis. Raises ConfigError if the URL is invalid.
     """
     memory = ConversationMemory(settings.conversation_ttl)
     if not settings.redis_url:

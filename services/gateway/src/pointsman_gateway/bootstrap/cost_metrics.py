@@ -60,14 +60,14 @@ class CostMetrics:
 
 @dataclass(frozen=True, slots=True)
 class HourlyPrices:
-    """What the engines of one configuration cost per hour, for those with such a price, in dollars.
+    """The hourly prices in dollars of one configuration's engines; engines without such a price are left out.
 
-    Each engine of a group has the price of the group.
+    Each engine of a group has the price that is configured for the group.
     """
 
     models: ModelsFile
     engines: Callable[[], Iterable[Engine]]
-    """Returns the present engines, members of groups included."""
+    """Function that returns the present engines, including the members of groups."""
 
     def by_name(self) -> Mapping[str, float]:
         """Returns the price of each present engine that has one: name of the engine -> dollars per hour."""

@@ -1,4 +1,6 @@
-"""Finds the tasks whose requests the classifier may recognize by the documents that answer them."""
+"""Finds the tasks that the classifier may recognize by documents: a request may belong to a task if documents of the
+task's collections match the request.
+"""
 
 from collections.abc import Sequence
 
@@ -9,11 +11,11 @@ from pointsman_gateway.domain import Path
 
 
 def find_document_tasks(config: Config, paths: Sequence[Path], models: LoadedModels) -> DocumentTasks | None:
-    """Returns the tasks that the classifier may recognize by documents, since their policy has a path that searches
-    some.
+    """Returns the tasks that the classifier may recognize by documents: those whose policy has a path that searches a
+    collection of documents.
 
     `paths` are all configured paths. Tasks with `by_documents: false` are left out. Returns None if no task is left, if
-    there is no classifier, or if the classifier has no encoder stage.
+    there is no classifier, or if the classifier has no encoder stage (an embedding model).
     """
     if models.classifier is None or "encoder" not in config.tasks.classifier.stages:
         return None

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from pointsman_gateway.bootstrap.models import ClassifierCache, EmbeddingModels
 
 LoadModels = Callable[[Path, "EncoderConfig | None"], "EmbeddingModels"]
-"""Loads the embedding models, as `EmbeddingModels.load` does: from MiniLM's folder, and the configured encoder if it is
-not None. Raises ConfigError and ModelMissing.
-"""
+"""A function that loads the embedding models, such as `EmbeddingModels.load`. Its arguments are the folder of MiniLM
+(the default model) and the configured encoder, or None for MiniLM. It raises ModelMissing if files are missing, and
+ConfigError if the encoder cannot be used."""
 
 
 def needs_models(config: Config) -> bool:
-    """Returns whether this process must load the embedding models, since something in the configuration embeds texts.
+    """Returns whether a feature in the configuration embeds texts, so that this process must load the embedding models.
 
-    That may be the classifier, a local model of `/v1/embeddings`, a semantic cache, or a prompt strategy.
+    Such features are tasks, a local model of `/v1/embeddings`, a semantic cache, and some prompt strategies.
     """
     paths = config.paths.paths.values()
     return (
@@ -41,9 +41,11 @@ class ModelsOnDemand:
     """
 
     def __init__(self, folder: Path, file: Path | None, store: Path | None, load: LoadModels | None = None) -> None:
-        """Takes MiniLM's `folder`, and the `file` and the `store` for `ClassifierCache`.
+        """Takes the `folder` of MiniLM, the default embedding model, a `file` with a fitted classifier, and the folder
+        `store` for newly fitted classifiers.
 
-        The models are loaded by `load`, or by `EmbeddingModels.load` if that is None.
+        With `file`, no classifier is fitted; without `store`, none is stored. The embedding models are loaded by
+        `load`, or by `EmbeddingModels.load` if `load` is None.
         """
         self._folder, self._file, self._store, self._load = folder, file, store, load
         self._cache: ClassifierCache | None = None
@@ -54,8 +56,8 @@ class ModelsOnDemand:
         return self._cache.fingerprint if self._cache else ""
 
     def get(self, config: Config) -> LoadedModels:
-        """Returns the classifier and the embedding model that a configuration needs; all fields are empty if it needs
-        none.
+        """Returns the classifier and the embedding model for a configuration; all fields are empty if the configuration
+        needs neither.
 
         Takes seconds if the models must be loaded or the classifier fitted. The first load also limits numerical
         libraries to one thread in the whole process. Raises ConfigError if the models do not suit the configuration or

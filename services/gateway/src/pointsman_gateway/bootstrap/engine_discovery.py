@@ -1,6 +1,8 @@
-"""Keeps up to date which engines a configuration has (groups of engines grow and shrink), and which state each is in.
+"""Keeps the list of a configuration's engines and the state of each engine up to date. Groups of engines may grow and
+shrink.
 
-After a reload, an engine keeps its state if its name and `EngineConfig.identity` are the same.
+After a reload of the configuration, an engine keeps its state if its name and its `EngineConfig.identity` (the settings
+that identify it) have not changed.
 """
 
 import asyncio
@@ -38,9 +40,10 @@ _Key = tuple[str, EngineConfig]
 
 
 def to_engine(name: str, config: EngineConfig) -> Engine:
-    """Makes the engine called `name` from its configuration, in the state of an engine that has not reported yet.
+    """Makes the engine called `name` from its configuration.
 
-    Raises ConfigError if the URL is invalid or the environment lacks the API key.
+    An engine whose state is watched (`EngineConfig.is_watched`) is not ready until its first report. Raises ConfigError
+    if the URL is invalid or the environment lacks the API key.
     """
     what = f"engine '{name}'"
     header = auth_header(what, config.preset, config.api_key_env)
@@ -63,7 +66,7 @@ def to_engine(name: str, config: EngineConfig) -> Engine:
 def check_url(what: str, url: str) -> None:
     """Raises ConfigError if `url` is not an http(s) URL.
 
-    `what` is the beginning of the error message, and names what has the URL, such as an engine.
+    `what` names the owner of the URL in the error message, such as "engine 'gpu-1'".
     """
     try:
         origin_of(url)
@@ -93,7 +96,8 @@ class _TrackedEngine:
 
     state: EngineState
     task: asyncio.Task[None] | None
-    """Follows the engine's lora-server or its list of models; None if there is nothing to follow."""
+    """The background task that reads the state from the engine's lora-server or its list of models; None if the engine
+    has neither."""
     aliases: Aliases | None = None
     """The table of aliases, for a member of a group; `stop` removes the engine's reports from it, because another
     member may get the engine's name later. None for other engines."""
@@ -126,9 +130,10 @@ class _TrackedGroup:
 
 
 class EngineDiscovery:
-    """Runs the background tasks that keep the states of engines, and the members of groups of engines, up to date.
+    """Runs background tasks that keep the states of engines, and the members of groups of engines, up to date.
 
-    It serves all configurations in turn. It is an async context manager: at its end, all background tasks are stopped.
+    One instance serves the active configuration and, during a reload, the next one. It is an async context manager: at
+    its end, all background tasks are stopped.
     """
 
     def __init__(
@@ -143,10 +148,11 @@ class EngineDiscovery:
         interceptors: Interceptors = (),
         token: Token | None = None,
     ) -> None:
-        """Takes `http` to read engines' lists of models every `poll_seconds`, and `resolver` and the folder
-        `service_account` to look up groups, by DNS and in Kubernetes.
+        """Takes the clients with which engines and groups of engines are observed.
 
-        `tls`, `interceptors` and `token` are for the connections to lora-servers.
+        `http` reads engines' lists of models every `poll_seconds` seconds. `resolver` looks up groups in DNS; the
+        credentials in the folder `service_account` serve to look up groups in Kubernetes. `tls`, `interceptors` and
+        `token` are for the connections to lora-servers.
         """
         self.aliases = Aliases()
         self._metrics = metrics
@@ -161,10 +167,10 @@ class EngineDiscovery:
         self._active: tuple[Engines, Sequence[_Key]] | None = None
 
     async def engines(self, models: ModelsFile, wait_seconds: float = 0.0) -> Engines:
-        """Returns the engines of a configuration, and starts the background tasks of those that no earlier one has.
+        """Returns the engines of a configuration, and starts background tasks for engines that have none yet.
 
-        New engines with `EngineConfig.is_watched` get no requests before their first report, so it waits for these, up
-        to `wait_seconds`. Raises ConfigError if a URL is invalid or an API key is missing.
+        New engines with `EngineConfig.is_watched` get no requests before their first report, so the method waits up to
+        `wait_seconds` for their reports. Raises ConfigError if a URL is invalid or an API key is missing.
         """
         keys = _keys(models.engines)
         added = {key: to_engine(*key) for key in keys if key not in self._tracked}
@@ -176,9 +182,9 @@ class EngineDiscovery:
         return Engines(self._states(keys), engine_settings(models), self.aliases)
 
     def activate(self, engines: Engines, models: ModelsFile) -> None:
-        """Makes `engines` those of the active configuration, and stops the background tasks of all other engines.
+        """Makes `engines` the engines of the active configuration, and stops the background tasks of all other engines.
 
-        Requests that still use one of the other engines see its last state.
+        A request that still uses one of the other engines sees that engine's last state.
         """
         keys = _keys(models.engines)
         for key in [key for key in self._tracked if key not in keys]:

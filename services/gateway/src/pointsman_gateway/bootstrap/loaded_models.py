@@ -14,15 +14,18 @@ if TYPE_CHECKING:  # not imported by a gateway without tasks and prompts, for th
 
 @dataclass(frozen=True, slots=True)
 class LoadedModels:
-    """The classifier and the embedding model of a configuration; what it does not need is None or empty."""
+    """The classifier and the embedding model of a configuration. Fields that the configuration does not need are None
+    or empty.
+    """
 
     classifier: "CascadeClassifier | None" = None
     """The classifier; None if the configuration has no tasks."""
     vectors: Mapping[str, Vector] = field(default_factory=dict)
-    """The vectors of the examples by task, (examples, dimensions)."""
+    """The embeddings of each task's example requests: task -> array of the shape (examples, dimensions)."""
     embed: Embed | None = None
-    """Embeds single texts; None if nothing needs that."""
+    """Embeds a single text; None if the configuration needs no embeddings."""
     fingerprint: str = ""
-    """Identifies the embedding model; empty without one."""
+    """Identifies the embedding model and its files; empty if no embedding model is loaded."""
     endpoint: LocalEmbedder | None = None
-    """The local model of `/v1/embeddings`; None if no model is loaded, or if the model is behind a URL."""
+    """The embedding model in this process that answers `/v1/embeddings`; None if none is loaded or the configured one
+    is called at a URL."""

@@ -27,7 +27,9 @@ RERANK_PATH = "/rerank"
 
 
 class ModelCallDependencies:
-    """What the embedding models and rerankers of all configurations share, such as the HTTP client and the metrics."""
+    """The objects that the embedding models and rerankers of all configurations share, such as the HTTP client and the
+    metrics.
+    """
 
     def __init__(
         self,
@@ -41,7 +43,7 @@ class ModelCallDependencies:
         self.embedding_metrics = CallMetrics(registry, gen_ai, "embeddings", "pointsman_embedding")
         self.rerank_metrics = CallMetrics(registry, gen_ai, "rerank", "pointsman_rerank")
         self.answer_budget = BufferedBytesBudget(MAX_HELD_BYTES)
-        """The memory for the responses of endpoints, in bytes."""
+        """Limits the bytes of memory for the responses of embedding models and rerankers, of all requests together."""
 
     def priced(
         self,
@@ -55,11 +57,11 @@ class ModelCallDependencies:
 
 
 def build_embeddings(config: Config, loaded: LoadedModels, dependencies: ModelCallDependencies) -> Embeddings:
-    """Builds the configured models of `/v1/embeddings`. Clients use a model's name or alias, or a local one's
-    fingerprint.
+    """Builds the configured models of `/v1/embeddings`. Clients address a model by its name or alias; the model that
+    runs in this process also by its fingerprint.
 
-    Raises ConfigError if a URL is invalid, an API key is missing, or a model is `local` although the embedding model
-    has a URL.
+    Raises ConfigError if a URL is invalid, if an API key is missing, or if an entry has `local: true` although the
+    configured embedding model is called at a URL.
     """
     models = {}
     for name, model in config.models.embeddings.items():
@@ -114,7 +116,8 @@ def to_embedding_endpoint(name: str, model: EndpointConfig) -> ModelEndpoint:
 def to_rerank_endpoint(name: str, model: EndpointConfig) -> ModelEndpoint:
     """Returns the URL, API key and format by which the reranker called `name` is called.
 
-    A configured URL that ends with /rerank is used as it is, because Cohere's has another prefix.
+    A configured URL that ends with /rerank is used unchanged; the provider's path for reranking is added to any other
+    URL. Raises ConfigError if the URL is invalid or the environment lacks the API key.
     """
     return _to_endpoint(
         RERANKING, name, model, lambda api: "" if model.base_url.endswith(RERANK_PATH) else api.rerank_path
@@ -126,8 +129,8 @@ def _to_endpoint(
 ) -> ModelEndpoint:
     """Returns the URL, API key and format by which the remote model called `name` is called.
 
-    `path_of` returns the path of the URL from the provider's API. Raises ConfigError if the URL is invalid or the
-    environment lacks the API key.
+    `path_of` returns, for the provider's API, the path that is added to the configured base URL. Raises ConfigError if
+    the URL is invalid or the environment lacks the API key.
     """
     what, upstream = f"{kind.noun} '{name}'", model.upstream or name
     header = auth_header(what, model.preset, model.api_key_env)

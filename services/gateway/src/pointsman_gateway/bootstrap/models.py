@@ -33,22 +33,24 @@ FIT_PROGRAM = "pointsman_gateway.classification.fitting.fit"
 @dataclass(frozen=True, slots=True)
 class EmbeddingModels:
     static: StaticModel
-    """A table of token vectors, for the classifier's static stage."""
+    """A table with one vector for each token, for the classifier's static stage (the fast first one)."""
     local: Encoder
-    """The embedding model, without a prefix, for `/v1/embeddings`."""
+    """The embedding model for `/v1/embeddings`; it embeds texts without a prefix."""
     encoder: Prefixed
-    """The same model with its prefix of queries, for the classifier and for searches."""
+    """The embedding model for the classifier and for searches. It puts the model's prefix for queries before each of
+    the texts."""
     folder: Path
-    """MiniLM's folder, which also has the static model."""
+    """The folder of MiniLM, the default embedding model; it also holds the static model."""
     config: EncoderConfig | None
-    """The settings of the embedding model; None for MiniLM."""
+    """The configured embedding model; None if MiniLM, the default, is used."""
     endpoint: LocalEmbedder | None
-    """The local model of `/v1/embeddings`; None if the embedding model is behind a URL."""
+    """The embedding model in this process that answers `/v1/embeddings`; None if the embedding model is called at a
+    URL."""
 
     @classmethod
     def load(cls, folder: Path, config: EncoderConfig | None = None) -> "EmbeddingModels":
-        """Loads the embedding models. `config` describes the encoder; None stands for MiniLM, whose files are in
-        `folder`.
+        """Loads the embedding models. `config` describes the encoder; if it is None, the encoder is MiniLM, whose files
+        are in `folder`.
 
         Raises ModelMissing if files in `folder` are missing or incomplete, ConfigError if the configured model cannot
         be used.
@@ -68,8 +70,9 @@ def example_texts(config: Config) -> Mapping[str, Sequence[str]]:
 
 
 def example_intents(config: Config) -> Intents:
-    """Returns the intents (parts of a task) of the example requests, for each task with any: task -> intent of each
-    example.
+    """Returns the intent (a named part of a task) of each example request: task -> one intent for each of its examples.
+
+    Tasks whose examples have no intents are left out.
     """
     return {
         task: [example.intent for example in examples]
@@ -85,9 +88,10 @@ def fit_settings(config: Config) -> FitSettings:
 
 
 def origin(config: Config, models: EmbeddingModels) -> FitOrigin:
-    """Returns all that a fitted classifier depends on, to tell whether a stored one still suits the configuration.
+    """Returns hashes and versions of everything that a fitted classifier depends on: examples, settings, models and
+    libraries.
 
-    These are hashes of examples, settings and models, and versions of libraries.
+    A stored classifier suits the configuration only if it was stored with an equal origin.
     """
     texts, intents = example_texts(config), example_intents(config)
     return fit_origin(texts, config.out_of_scope, models.static, models.encoder, fit_settings(config), intents)
@@ -192,7 +196,10 @@ class ClassifierCache:
     """Provides the classifier of each configuration, fitted or loaded from a file, and keeps the last one in memory."""
 
     def __init__(self, models: EmbeddingModels, file: Path | None, store: Path | None) -> None:
-        """Takes a `file` with a classifier to use instead of fitting one, and a folder to `store` fitted ones."""
+        """Takes a `file` with a fitted classifier to load, and the folder `store` for newly fitted ones.
+
+        If `file` is None, classifiers are fitted; if `store` is None, they are not stored.
+        """
         self._models, self._file, self._store = models, file, store
         self._last: tuple[FitOrigin, LoadedModels] | None = None
 
@@ -222,7 +229,7 @@ class ClassifierCache:
 
 
 def to_loaded(fitted: ClassifierModel | None, models: EmbeddingModels) -> LoadedModels:
-    """Puts the fitted classifier and the embedding models together; `fitted` is None if there are no tasks."""
+    """Combines the fitted classifier and the embedding models to one object; `fitted` is None if there are no tasks."""
     return LoadedModels(
         CascadeClassifier(fitted, models.static, models.encoder) if fitted else None,
         fitted.vectors if fitted else {},

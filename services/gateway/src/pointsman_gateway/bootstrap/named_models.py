@@ -25,10 +25,10 @@ class NamedModels:
         self._sampling = _sampling_of_adapters(config)
 
     def resolve(self, model: str) -> str:
-        """Returns the name to use for a request's `model`.
+        """Returns the name that replaces a request's `model`.
 
-        That is the target of an alias, the configured `catch_all` for an unknown name, and otherwise `model` itself,
-        also if it is empty or "path:NAME".
+        For an alias it is the alias's target, and for an unknown name it is the configured `catch_all`, if set. All
+        other values are returned unchanged, also "auto", an empty text and "path:NAME".
         """
         if model == AUTO:
             return model
@@ -40,11 +40,11 @@ class NamedModels:
         return self._catch_all
 
     def path_of(self, model: str) -> Path | None:
-        """Returns the path for a request that names a base model or an adapter, without prompt strategies; None if
-        unknown.
+        """Returns a path without prompt strategies for a request whose `model` is a base model or an adapter; None if
+        `model` is neither.
 
-        For an adapter, it has the sampling parameters of the configured paths with this adapter, if these are all
-        equal.
+        The path of an adapter has the sampling parameters of the configured paths with this adapter, if these paths
+        agree.
         """
         if model in self.plain:
             return self.plain[model]

@@ -1,4 +1,6 @@
-"""Converts the paths of paths.yaml to the `Path` objects that requests use."""
+"""Converts the entries of paths.yaml (a path is a model with its adapter and prompt strategies) to the `Path` objects
+that requests use.
+"""
 
 import hashlib
 from dataclasses import replace
@@ -9,9 +11,11 @@ from pointsman_gateway.domain import Path, Sampling
 from pointsman_gateway.domain.path import AnswerLimit, Kind
 
 ANSWER_TOKENS = {Kind.PROMPT: 4096, Kind.TUNED: 4096, Kind.RAG: 1024, Kind.LORA: 1024, Kind.HYBRID: 1024}
-"""Maximum number of tokens of an answer by the kind of its path, if neither request nor path sets `max_tokens`."""
+"""Maximum number of tokens of an answer, by the kind of the path that answers. It applies if neither the request nor
+the path sets `max_tokens`."""
 WINDOW_PARTS = 8
-"""Such an answer also has at most 1 / WINDOW_PARTS of the context window, because small models often do not stop."""
+"""If neither the request nor the path sets `max_tokens`, an answer has at most 1 / WINDOW_PARTS of the model's context
+window, because small models often do not stop."""
 
 
 def to_sampling(path: PathConfig) -> Sampling:

@@ -1,4 +1,4 @@
-"""Opens what is stored in Redis and on disk: request log, write-ahead log, feedback, and statistics of paths."""
+"""Opens the stores in Redis and on disk: request log, write-ahead log, feedback, and statistics of paths."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -34,7 +34,8 @@ class Persistence:
     request_log: NullRequestLog | Recorder
     feedback: NullFeedback | FeedbackService
     shadows: ShadowStore | None = None
-    """The store of shadow requests. Like `log_reader`, it is None without Redis."""
+    """The store of shadow requests (copies of requests that another path answers); None without Redis, like
+    `log_reader`."""
     log_reader: RequestLogReader | None = None
     redis_state: RedisState = field(default_factory=RedisState)
     export: ExportSink = NO_EXPORT
@@ -46,9 +47,9 @@ class Persistence:
         return NullFeedback()
 
     def apply_config(self, config: Config, version_of: Callable[[Path], str]) -> None:
-        """Makes the stores use the limits and tasks of a new configuration.
+        """Makes the stores use the settings and task names of a new configuration.
 
-        `version_of` returns the present adapter version of a path; empty if it has no adapter.
+        `version_of` returns the present adapter version of a path, or an empty text for a path without an adapter.
         """
         self.evidence.window = config.tasks.request_log.lookback_days
         self.evidence.versions = version_of
@@ -60,10 +61,11 @@ class Persistence:
 
 
 def open_redaction(hook: str, registry: CollectorRegistry) -> Redaction:
-    """Imports the operator's function that removes personal data from texts, and counts its failures in a metric.
+    """Imports the redaction hook, an operator's function that removes personal data from texts, and adds a metric that
+    counts its failures.
 
-    `hook` names it as "module:function"; with an empty `hook`, texts stay as they are. Raises ConfigError if `hook` has
-    another form, cannot be imported or is no function.
+    `hook` is the function's name as "module:function"; if it is empty, texts stay unchanged. Raises ConfigError if
+    `hook` has another form, cannot be imported or is no function.
     """
     failures = Counter(
         "pointsman_redaction_failures", "Texts not stored because the redaction hook failed.", registry=registry

@@ -22,10 +22,12 @@ class RedisState:
 
 
 async def connect(stack: AsyncExitStack, url: str, setting: str, set_up: Callable[[bool], None]) -> BoundedRedis:
-    """Returns a Redis client for `url`, which is closed with `stack`; an unreachable Redis raises no error here.
+    """Returns a Redis client for `url`, which is closed with `stack`. The function raises no error if Redis is
+    unreachable.
 
-    `set_up` is called with True or False whenever Redis becomes reachable or unreachable. `setting` is the setting with
-    the URL, POINTSMAN_GATEWAY_`setting`, for messages. Raises ConfigError if the URL is invalid.
+    The client calls `set_up` with True when Redis becomes reachable, and with False when it becomes unreachable.
+    `setting` is the end of the setting's name (POINTSMAN_GATEWAY_`setting`) for the error message. Raises ConfigError
+    if the URL is invalid.
     """
     try:
         return await stack.enter_async_context(open_redis(url, set_up))

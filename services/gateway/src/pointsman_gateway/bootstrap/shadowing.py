@@ -1,4 +1,6 @@
-"""Sets up shadow requests: copies of requests that another path answers too, so that both answers can be compared."""
+"""Sets up shadow requests. A shadow request is a copy of a user's request that another path answers, so that both
+answers can be compared.
+"""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -28,7 +30,8 @@ from pointsman_gateway.shadow.scoring import PairScorer, ScoreFunction
 from pointsman_gateway.shadow.stage import ScoringFeedback, Shadowing
 
 MAX_CALM_REQUESTS = 128
-"""Shadow requests start only if fewer requests than this, and less than half of the maximum, are in progress."""
+"""A shadow request starts only if fewer requests than this number, and less than half of `max_in_flight`, are in
+progress."""
 
 
 @dataclass(slots=True)
@@ -39,7 +42,7 @@ class ActiveShadowSettings:
 
     tasks: Mapping[str, ShadowConfig] = field(default_factory=dict)
     scores: Mapping[str, ScoreFunction] = field(default_factory=dict)
-    """The function, by task, that scores an answer once feedback has the right answer."""
+    """By task, the function that scores an answer against the right answer, which users send as feedback."""
     paths: Mapping[str, Path] = field(default_factory=dict)
     """All configured paths by name."""
     judges: Mapping[str, JudgeSettings] = field(default_factory=dict)
@@ -58,8 +61,8 @@ class ActiveShadowSettings:
         }
 
     def is_allowed(self, request: Request, task: str, path: str) -> bool:
-        """Returns whether the API key of the request may be used for `task` on `path`. Raises KeyError for an unknown
-        path.
+        """Returns whether the request's API key has the right to use the task `task` and the path `path`, so that a
+        shadow request may be made. Raises KeyError if no path has this name.
         """
         return request.caller.scope.denial_reason(task, self.paths[path]) is None
 

@@ -1,4 +1,6 @@
-"""Builds the stages of one configuration, through which requests pass, with cache and guardrails around them."""
+"""Builds the stages of one configuration: the steps in which the gateway processes a request, from classification to
+metering. The cache and the guardrails wrap some of them.
+"""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -71,12 +73,14 @@ class Dependencies:
     engine_costs: EngineCosts = field(default_factory=EngineCosts)
     pickers: EndpointPickers | None = None
     lend_slot: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Returns a context manager. While a request waits in it for an adapter, another request may use its slot."""
+    """Makes a context manager for the time in which a request waits for its adapter to be loaded. While the context is
+    entered, another request may use the waiting request's slot (its place among the concurrent requests)."""
     litellm_client: EngineClient | None = None
     """The client for engines that are called through LiteLLM's SDK, in place of `client`; None: `client` is used for
     all engines."""
     http: HttpPoster | None = None
-    """The HTTP client of token counting and of guardrails; if it is None, tokens are only estimated."""
+    """The HTTP client that counts tokens at engines and calls guardrails. If it is None, numbers of tokens are
+    estimated."""
     conversations: ConversationBook = field(default_factory=ConversationBook)
     guardrail_metrics: GuardrailMetrics = field(default_factory=lambda: GuardrailMetrics(CollectorRegistry()))
 
@@ -88,13 +92,13 @@ def build_stages(
     dependencies: Dependencies,
     documents: DocumentTasks | None = None,
 ) -> Stages:
-    """Builds the stages of a configuration, through which requests pass. Must be called in the event loop.
+    """Builds the stages in which requests of a configuration are processed. Must be called in the event loop.
 
     `dependencies` are shared by all configurations. `documents` are the tasks that the classifier also recognizes by
-    their documents; None if there are none.
+    documents that match a request; None if there are none.
 
-    Raises ConfigError if validators or guardrails cannot be built, if a policy's options are for another embedding
-    model, or if a path caches and there is no Redis; ValueError if a prompt strategy cannot be built.
+    Raises ConfigError if validators or guardrails cannot be built, if a policy has options that were made with another
+    embedding model, or if a path uses the cache and there is no Redis; ValueError if a prompt strategy cannot be built.
     """
     paths = {name: to_path(name, path, config) for name, path in config.paths.paths.items()}
     pricing = Pricing(config.models, engines.training_seconds)
@@ -152,7 +156,10 @@ def _conversation_terms(config: Config, paths: Mapping[str, Path]) -> Mapping[st
 
 
 def _usd_per_hour(config: Config) -> Mapping[str, float]:
-    """Returns what an engine of each model costs per hour: model -> dollars, of its first engine with such a price."""
+    """Returns the configured price of one engine for each model: model -> dollars per hour.
+
+    If a model has several engines, the first one with a price per hour counts. Models without one are left out.
+    """
     return {of.model: of.usd_per_hour for of in reversed(config.models.engines.values()) if of.usd_per_hour}
 
 
@@ -166,7 +173,7 @@ def _fields_by_model(config: Config) -> Mapping[str, ModelFields]:
 
 
 def _classification(config: Config, models: LoadedModels, documents: DocumentTasks | None) -> Classifier:
-    """Builds the classification stage. Raises ConfigError if a policy's options are for another embedding model."""
+    """Builds the classification stage. Raises ConfigError if a policy has options made with another embedding model."""
     if models.classifier is None or models.embed is None:
         return NoClassification()
     from pointsman_gateway.classification.document_stage import DocumentClassification

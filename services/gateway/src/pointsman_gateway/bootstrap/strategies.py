@@ -13,10 +13,10 @@ if TYPE_CHECKING:  # not imported by a gateway without tasks and prompts, for th
 
 
 def build_strategies(config: Config, models: LoadedModels | None, search: Search) -> dict[str, list[Strategy]]:
-    """Builds the prompt strategies of each path, which make the prompt in this order: path name -> strategies.
+    """Builds the prompt strategies of each path: path name -> strategies, in the order in which they change the prompt.
 
-    `search` searches the retriever. `models` is None if the configuration is only checked. Raises ConfigError if a
-    prompt file is no valid template, or a strategy raises ValueError.
+    `search` finds passages in the retriever. `models` is None if the configuration is only checked. Raises ConfigError
+    if a prompt file is no valid template, or if a strategy cannot be built.
     """
     with errors_naming(config.single_file):
         templates = _compile_prompts(config)

@@ -1,4 +1,4 @@
-"""Builds the object that checks API keys and enforces limits, and checks what single sign-on needs."""
+"""Builds the object that checks API keys and enforces callers' limits, and checks that single sign-on can be used."""
 
 import os
 from collections.abc import AsyncIterator

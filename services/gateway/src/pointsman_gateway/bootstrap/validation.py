@@ -1,4 +1,4 @@
-"""Builds the validators of the tasks, and the guardrails."""
+"""Builds the validators of the tasks, which check answers, and the guardrails."""
 
 from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import Config

@@ -32,9 +32,10 @@ GAUGES: Mapping[str, Combine] = {
     "pointsman_redis_up": min,
     "pointsman_cache_redis_up": min,
 }
-"""The function that combines the workers' values of a gauge, by its name. Of other gauges, the largest value counts."""
+"""Name of a gauge metric -> function that combines the values of all workers to one value. For a gauge that is not
+listed, the largest value is exported."""
 KILL_AFTER_SECONDS = 10.0
-"""Seconds that a worker gets to end, after `shutdown_delay` and `shutdown_timeout`, before it is killed."""
+"""Seconds after `shutdown_delay` and `shutdown_timeout` until the supervisor kills a worker that has not ended."""
 
 
 class Siblings:

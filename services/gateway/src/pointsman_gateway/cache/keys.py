@@ -1,7 +1,7 @@
 """Computes the keys under which answers are cached.
 
-Requests with the same exact key share an answer. Requests with the same partition (all but the question's wording is
-equal) share one if their questions are similar.
+Requests with the same exact key share an answer. Requests with the same partition (they are equal except for the
+question's wording) share an answer if their questions are similar.
 """
 
 import hashlib
@@ -13,7 +13,8 @@ from pointsman_gateway.config.paths_file import CacheConfig
 from pointsman_gateway.domain import Message, Path, Prompt, Request, Sampling
 
 MAX_QUESTION_CHARACTERS = 1_000
-"""A longer question is not compared by similarity, since the embedding model reads only a part of it."""
+"""A question with more characters is not compared with other questions by similarity, since the embedding model reads
+only a part of a long text."""
 
 PUNCTUATION = "\"'`“”‘’.,:;!?()[]{}<>*_-–—"
 """Characters that are stripped from both ends of a word."""
@@ -21,24 +22,26 @@ PUNCTUATION = "\"'`“”‘’.,:;!?()[]{}<>*_-–—"
 NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve hundred thousand first second third half"
 NEGATIONS = "not no never none nobody nothing neither nor without except unless only cannot before after"
 DISTINGUISHING = frozenset(f"{NUMBERS} {NEGATIONS}".split())
-"""English words that change the answer to a question, but hardly change the question's vector."""
+"""English words, such as numbers and negations, that change the answer to a question, but hardly change the question's
+vector."""
 
 TOOL_ROLES = frozenset({"tool", "function"})
 TOOL_CALL_FIELDS = frozenset({"tool_calls", "function_call"})
 
 LAYOUT_VERSION = 2
-"""Version of the keys and of the stored answers. After a change no earlier answer is found."""
+"""Version of the keys' format and of the stored answers' format. After an increase, answers of earlier versions are not
+found."""
 
 MAX_PROMPT_CHARACTERS = 64 * 1024
-"""A longer prompt is not cached: it is rarely repeated, and hashing it takes long."""
+"""The cache is not used for a prompt with more characters: long prompts rarely repeat, and hashing them takes long."""
 
 
 def may_match_similar(request: Request, sampling: Sampling) -> bool:
     """Returns whether the cache may answer the request with the answer to a similar question.
 
-    It may not if any of these holds: the request offers tools or its messages contain tool calls or their results,
-    since a call would have the other question's arguments; it wants several choices, which are meant to differ; its
-    last message is not the user's; or the question is empty or longer than `MAX_QUESTION_CHARACTERS`.
+    Returns False in any of these cases: the request offers tools, or its messages contain tool calls or their results,
+    since the cached tool call would have the other question's arguments; the request wants several choices, which are
+    meant to differ; the last message is not the user's; the question is empty or longer than `MAX_QUESTION_CHARACTERS`.
     """
     extra = sampling.extra
     return (
@@ -51,10 +54,10 @@ def may_match_similar(request: Request, sampling: Sampling) -> bool:
 
 
 def distinguishing_words(question: str) -> list[str]:
-    """Returns the words of a question, in lower case, that must be equal in a similar question for the same answer.
+    """Returns the words, in lower case, in which two similar questions must agree to share an answer.
 
-    These have a digit, end with "n't", or are in `DISTINGUISHING`: "Refund booking AB12" and "Refund booking CD34" have
-    almost the same vector, and never the same answer.
+    These are words that contain a digit, end with "n't", or are in `DISTINGUISHING`. For example, "Refund booking AB12"
+    and "Refund booking CD34" have almost the same vector, but never the same answer.
     """
     words = (word.strip(PUNCTUATION).casefold() for word in question.replace("’", "'").split())
     return [word for word in words if word in DISTINGUISHING or word.endswith("n't") or any(map(str.isnumeric, word))]
@@ -62,31 +65,29 @@ def distinguishing_words(question: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class CacheKeys:
-    """The keys under which the answer to one request is cached, and what else the cache needs to know of the request.
-
-    `exact` is a digest of all that the answer depends on; `partition` a digest of all that similar questions must
-    share.
+    """The keys under which the answer to one request is cached, and other facts about the request that the cache
+    needs.
     """
 
     path: str
-    """The path's name."""
+    """The name of the path that answers the request."""
     model: str
-    """The base model or the adapter version that must have made the answer."""
+    """The name of the base model or adapter version that would answer. Only its answers are stored under these keys."""
     tenant: str
-    """A digest of the tenant's name."""
+    """A hash of the name of the caller's tenant."""
     exact: str
-    """A digest of everything that the answer depends on. It is the key of the stored answer."""
+    """A hash of everything on which the answer depends; the answer is stored under this key."""
     partition: str
-    """A digest of everything that must be equal for similar questions to share an answer. It is empty if the request
-    may not get the answer to a similar question."""
+    """A hash of everything that two requests with similar questions must have in common to share an answer. It is empty
+    if the request may not get the answer to a similar question."""
     question: str
-    """The text that is compared by similarity."""
+    """The request's question, which is compared with the questions of earlier requests by similarity."""
     is_renewal: bool
-    """Whether a stored answer must not be used, but the new one is stored."""
+    """True if the cache must not answer the request, but must store the engine's new answer."""
 
 
 class CacheKeyBuilder:
-    """Computes the cache keys of the requests on one path, by the path's cache settings."""
+    """Computes the cache keys of requests that one path answers, by the path's cache settings."""
 
     def __init__(self, path: Path, config: CacheConfig, embedding: str) -> None:
         """Takes the path and its cache configuration. `embedding` is the fingerprint of the embedding model: vectors
@@ -97,12 +98,12 @@ class CacheKeyBuilder:
         self._embedding = embedding
 
     def keys_for(self, request: Request, prompt: Prompt, model: str) -> CacheKeys | None:
-        """Returns the cache keys of a request, or None if the cache is not used for it.
+        """Returns the cache keys of a request, or None if the cache must not be used for it.
 
-        `model` is the base model or adapter version that would answer. The cache is not used in any of these cases:
-        * the request switches it off (`Request.cache`), or has media;
-        * its temperature is not 0, and the configuration does not allow that;
-        * it has no `user`, and the configuration stores answers per user;
+        `model` names the base model or adapter version that would answer. The cache is not used in these cases:
+        * the request switches the cache off (`Request.cache`), or has media;
+        * the request's temperature is not 0, and the path's configuration does not allow other temperatures;
+        * the request has no `user`, and the path's configuration stores answers per user;
         * the prompt has more than `MAX_PROMPT_CHARACTERS`, or the search of one of the path's collections failed;
         * `model` is empty, because the adapter version is unknown.
         """

@@ -14,20 +14,20 @@ from pointsman_gateway.engines.dialects.openai.schema import are_logprobs
 from pointsman_gateway.ports import AnswerSource, ChunkSink
 
 MAX_STORED_CHARACTERS = 256 * 1024
-"""Maximum length of an answer's JSON; a longer answer is not stored."""
+"""Maximum number of characters of an answer's JSON in the cache; an answer with longer JSON is not stored."""
 
 CLEAN_ENDS = frozenset({"stop", "tool_calls", "function_call"})
-"""The finish reasons of choices in answers that may be stored."""
+"""An answer may be stored only if each of its choices has one of these finish reasons."""
 
 STEPS_PER_TURN = 32
-"""Number of groups of chunks that a replay pushes before other work of the event loop gets a turn."""
+"""Number of groups of chunks that `Replay` pushes before it lets the event loop do other work."""
 
 
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 _EncodedChunk = tuple[_Count, str, str | None, dict[str, Any] | None, tuple[_Count, _Count, _Count] | None]
 
 JsonPath = tuple[Any, ...]
-"""The place of a text in an answer: the choice's index, then field names and positions in lists."""
+"""Locates a text in an answer: the choice's index, followed by field names and list positions."""
 
 
 class _EncodedAnswer(msgspec.Struct):
@@ -42,12 +42,12 @@ _decode_answer = msgspec.json.Decoder(_EncodedAnswer).decode
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """An answer that was read from the cache: the model that made it, and its chunks."""
+    """An answer that was read from the cache: the name of the model that made the answer, and its chunks."""
 
     model: str
-    """The base model or adapter version that made it."""
+    """The name of the base model or adapter version that made the answer."""
     steps: tuple[Chunks, ...]
-    """The chunks, in the groups in which they arrived."""
+    """The answer's chunks, in the groups in which the engine sent them when the answer was recorded."""
 
 
 class Replay:
@@ -95,16 +95,14 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class CacheableAnswer:
-    """A complete answer that the cache may store: `json` is what is stored, `text` are its texts, to check for
-    personal data.
-    """
+    """A complete answer that the cache may store, as the JSON to store and as plain text to check for personal data."""
 
     json: str
-    """The answer in the format that `parse_answer` reads."""
+    """The text to store in Redis: the answer in the format that `parse_answer` reads."""
     text: str
-    """All texts of the answer, each joined from its pieces, on separate lines: choices, arguments of tool calls,
-    reasoning and log-probabilities. It is checked before the answer is stored; a piece may hold only a part of a word.
-    """
+    """All texts of the answer, one after another on separate lines: choices, arguments of tool calls, reasoning and
+    log-probabilities. The chunks of each text are joined first, since a chunk may hold only a part of a word. This text
+    is checked for personal data before the answer is stored."""
 
 
 class Recording:
@@ -121,7 +119,7 @@ class Recording:
         self._steps: list[str] = []
         self._size = 0
         self._texts: dict[JsonPath, list[str]] = {}
-        """The pieces of each text, by its place."""
+        """The pieces of each text of the answer, by the text's location."""
         self._ends: dict[int, str] = {}
         self._ended = False
 
@@ -158,8 +156,8 @@ class Recording:
     def complete(self) -> CacheableAnswer | None:
         """Returns the recorded answer if the cache may store it, else None.
 
-        None if it has not ended, has failed, has no text of any kind (`CacheableAnswer.text`), is `too_long`, or has a
-        choice whose finish reason is not in `CLEAN_ENDS`.
+        The result is None if the answer has not ended, has failed, is `too_long`, has no text of any kind
+        (`CacheableAnswer.text`), or has a choice whose finish reason is not in `CLEAN_ENDS`.
         """
         ends = self._ends.values()
         pieces = self._texts.values()

@@ -18,10 +18,10 @@ from pointsman_gateway.ports import AnswerStream, Backend, CallRecord
 log = logging.getLogger(__name__)
 
 MAX_CONCURRENT_WRITES = 64
-"""While this number of writes is in progress, further answers are not stored."""
+"""Maximum number of answers that are written to the cache at a time. Further answers are not stored."""
 
 SHUTDOWN_TIMEOUT_SECONDS = 1.0
-"""Time for the writes in progress when the gateway stops."""
+"""Seconds for which a stopping gateway waits for cache writes in progress."""
 
 IsStorable = Callable[[str], bool]
 
@@ -50,12 +50,13 @@ class CacheMetrics:
 class AnswerWriter:
     """Writes answers to the cache in background tasks, so that requests do not wait for Redis.
 
-    At most `MAX_CONCURRENT_WRITES` are written at a time; further answers are not stored. It is an async context
-    manager, whose end waits up to `SHUTDOWN_TIMEOUT_SECONDS` for writes in progress, and cancels the rest.
+    At most `MAX_CONCURRENT_WRITES` answers are written at a time; further answers are not stored. It is an async
+    context manager. At its end, it waits up to `SHUTDOWN_TIMEOUT_SECONDS` for writes in progress, and cancels those
+    that are not complete by then.
     """
 
     def __init__(self, store: CacheStore, metrics: CacheMetrics, storable: IsStorable = lambda text: True) -> None:
-        """Takes `storable`, which is called with an answer's text and returns whether the answer may be stored."""
+        """Takes the function `storable`, which gets an answer's text and returns whether the answer may be stored."""
         self._store = store
         self._metrics = metrics
         self._storable = storable
@@ -99,7 +100,9 @@ class AnswerWriter:
 
 @dataclass(frozen=True, slots=True)
 class CacheResources:
-    """The parts of the answer cache that stay open across reloads: the store in Redis, the writer, and the metrics."""
+    """The objects of the answer cache that stay in use when the configuration is reloaded: the store in Redis, the
+    writer, the metrics, and the copies of questions.
+    """
 
     store: CacheStore
     writer: AnswerWriter
@@ -108,7 +111,8 @@ class CacheResources:
 
 
 class CachingBackend:
-    """Wraps the backend that calls engines, and answers from the cache instead if it can; implements `Backend`.
+    """A backend that answers from the cache if possible, and otherwise calls the wrapped backend, which calls engines.
+    Implements `Backend`.
 
     If Redis does not answer in time, or the question cannot be embedded, the wrapped backend answers.
     """
@@ -121,11 +125,11 @@ class CachingBackend:
         version_of: Callable[[Path], str],
         embed: Embed | None = None,
     ) -> None:
-        """Takes `keys`, the key builders of the paths that cache, by the path's name. A path without one always calls
-        `inner`. `version_of` returns a path's adapter version.
+        """Takes the wrapped backend `inner`. `keys` are the key builders by name of the path; requests for a path
+        without a key builder always go to `inner`. `version_of` returns a path's adapter version.
 
-        `embed` embeds those questions that neither the classifier nor a prompt strategy has embedded. If it is None,
-        these questions are not compared by similarity.
+        `embed` embeds questions that neither the classifier nor a prompt strategy has embedded. If it is None, such
+        questions are not compared by similarity.
         """
         self._inner = inner
         self._cache = cache
@@ -134,12 +138,13 @@ class CachingBackend:
         self._embed = embed
 
     async def call(self, request: Request, decision: Decision, prompt: Prompt, record: CallRecord) -> AnswerStream:
-        """Returns the answer from the cache or, if there is none, calls the wrapped backend, and raises only its
-        errors.
+        """Returns the answer from the cache or, if the cache has none, from the wrapped backend; raises only the
+        wrapped backend's errors.
 
-        The wrapped backend's answer is stored in the background once its `accepted` is called, unless the cache is not
-        used for the request (`CacheKeyBuilder.keys_for`), the answer is incomplete (`Recording.complete`) or from
-        another model than expected, or the writer rejects it.
+        An answer of the wrapped backend is stored in the background after the caller has called the answer's
+        `accepted`. It is not stored if the cache is not used for the request (`CacheKeyBuilder.keys_for`), if the
+        answer is incomplete (`Recording.complete`) or comes from another model than expected, or if the writer rejects
+        it.
         """
         path = decision.path
         builder = self._keys.get(path.name)
@@ -197,7 +202,7 @@ class _Lookup:
         self.keys = keys
         self.outcome = "miss"
         self.vector = vector if keys.partition else None
-        """The question's vector; None if it is not needed, or not known yet."""
+        """The question's embedding; None if it is not needed, or not known yet."""
         self.embeddings = 0
         """Number of texts that the lookup has embedded."""
         self._cache = cache

@@ -17,13 +17,15 @@ from pointsman_gateway.cache.keys import CacheKeys
 from pointsman_gateway.domain import Vector
 
 MAX_QUESTIONS = 256
-"""Maximum number of questions in a partition; the newest ones are kept."""
+"""Maximum number of questions in a partition. If there are more, the oldest ones are dropped."""
 
 MAX_PARTITIONS = 64
-"""Maximum number of partitions of which this gateway has a copy: 25 MB with vectors of 384 dimensions."""
+"""Maximum number of partitions of which this gateway keeps a copy in memory. The copies of full partitions take 25 MB
+with vectors of 384 dimensions."""
 
 MAX_TENANT_BYTES = 64 * 1024 * 1024
-"""Limit for the stored answers of one tenant. Beyond it, the answers that would expire next are deleted."""
+"""Maximum bytes of stored answers of one tenant. If a tenant exceeds it, its answers that would expire first are
+deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,26 +33,27 @@ class Question:
     """A question whose answer is cached, with its embedding, to find it again by similarity."""
 
     stream_id: str
-    """The id of its entry in the partition's Redis stream."""
+    """The id of this question's entry in the Redis stream of its partition."""
     answer: str
-    """The exact key (`CacheKeys.exact`) of its answer."""
+    """The key under which the question's answer is stored (`CacheKeys.exact`)."""
     vector: Vector
-    """The embedding, of unit length."""
+    """The question's embedding, of length 1."""
 
 
 @dataclass(slots=True)
 class _Partition:
     questions: list[Question] = field(default_factory=list)
     matrix: Vector | None = None
-    """The vectors of `questions`; None if there are none."""
+    """The vectors of `questions` as rows; None if there are no questions."""
     last: str = ""
 
 
 class SimilarQuestions:
-    """Finds cached questions that are similar to a new one, in this process's copies of the questions in Redis.
+    """Finds cached questions that are similar to a new question, in copies that this process keeps of questions in
+    Redis.
 
-    The copies are those of the `MAX_PARTITIONS` most recently updated partitions. A partition is a set of questions
-    that may share answers, and is named by `CacheKeys.partition`.
+    A partition is a set of questions that may share answers; its name is `CacheKeys.partition`. The process has copies
+    of the `MAX_PARTITIONS` partitions that were updated last.
     """
 
     def __init__(self) -> None:
@@ -64,9 +67,9 @@ class SimilarQuestions:
     def update(self, partition: str, questions: Sequence[Question]) -> None:
         """Adds new questions, oldest first, to the copy of a partition (a set of questions that may share answers).
 
-        Skips questions that are not newer than the copy's last one. Keeps the newest `MAX_QUESTIONS`, and of these only
-        the ones with a vector as long as the last one's. If there are over `MAX_PARTITIONS` copies, drops the one that
-        was updated longest ago.
+        Questions that are not newer than the last one in the copy are skipped. The copy keeps the newest
+        `MAX_QUESTIONS`, except those whose vector has another length than the newest question's. If there are more than
+        `MAX_PARTITIONS` copies, the copy that was updated longest ago is dropped.
         """
         known = self._partitions.setdefault(partition, _Partition())
         self._partitions.move_to_end(partition)
@@ -84,10 +87,10 @@ class SimilarQuestions:
             known.matrix = _stack(known.questions)
 
     def nearest(self, partition: str, vector: Vector, threshold: float) -> str:
-        """Returns the key of the answer to the partition's question that is most similar to `vector`; empty if none is.
+        """Returns the key of the cached answer to the question in the partition that is most similar to `vector`.
 
-        Similarity is the cosine, which must be at least `threshold`; `vector` has unit length. Also empty if the
-        vectors differ in length.
+        Similarity is the cosine; `vector` has length 1. Returns an empty text if no question has a similarity of at
+        least `threshold`, or if the partition's vectors have another number of dimensions.
         """
         known = self._partitions.get(partition)
         if known is None or known.matrix is None or known.matrix.shape[1] != len(vector):
@@ -97,7 +100,7 @@ class SimilarQuestions:
         return known.questions[best].answer if cosines[best] >= threshold else ""
 
     def remove(self, partition: str, answer: str) -> None:
-        """Removes from this process's copy of a partition the questions whose answer has the key `answer`."""
+        """Removes questions from this process's copy of a partition: all whose answer has the key `answer`."""
         known = self._partitions.get(partition)
         if known:
             known.questions = [question for question in known.questions if question.answer != answer]
@@ -115,8 +118,9 @@ def encode_vector(vector: Vector) -> str:
 
 
 def parse_question(stream_id: str, fields: dict[str, str]) -> Question | None:
-    """Makes a question from the fields of an entry in a Redis stream, whose id is `stream_id`; None if they are
-    invalid.
+    """Returns the question in an entry of a Redis stream; None if the entry's `fields` are invalid.
+
+    `stream_id` is the id of the entry.
     """
     import numpy as np
 
@@ -137,15 +141,15 @@ def _order(stream_id: str) -> tuple[int, int]:
 @dataclass(frozen=True, slots=True)
 class LookupResult:
     answer: str | None
-    """The stored JSON of the answer with the exact key; None if there is none."""
+    """The JSON of the answer stored under the request's exact key; None if no answer is stored under it."""
     questions: tuple[Question, ...] = ()
-    """The partition's new questions, oldest first."""
+    """The partition's questions that are newer than the stream id passed to `CacheStore.look_up`, oldest first."""
 
 
 class CacheStore:
-    """Reads and writes cached answers in Redis; each tenant has its own index and size limit.
+    """Reads and writes cached answers in Redis. Each tenant has an index and a size limit of its own.
 
-    Each method raises Unavailable ("redis_unavailable") if Redis does not answer in time.
+    Each method raises Unavailable with the code "redis_unavailable" if Redis does not answer in time.
     """
 
     def __init__(self, redis: BoundedRedis, max_tenant_bytes: int = MAX_TENANT_BYTES) -> None:
@@ -154,11 +158,11 @@ class CacheStore:
         self._write = redis.client.register_script(read_script(__package__, "store_answer"))
 
     async def look_up(self, keys: CacheKeys, after: str) -> LookupResult:
-        """Reads the answer with the exact key, and the partition's questions that are newer than the Redis stream id
-        `after`.
+        """Reads from Redis the answer with the exact key, and the questions in the request's partition that are newer
+        than the stream id `after`.
 
-        There are at most `MAX_QUESTIONS`, without those that cannot be parsed, and none if `keys.partition` is empty.
-        An empty `after` stands for all questions.
+        If `after` is empty, all questions of the partition are read. The result has at most `MAX_QUESTIONS` questions,
+        without invalid ones, and none if `keys.partition` is empty.
         """
         if not keys.partition:
             return LookupResult(await self.read(keys.tenant, keys.exact))
@@ -181,11 +185,11 @@ class CacheStore:
         return found
 
     async def write(self, keys: CacheKeys, answer: str, ttl_seconds: int, vector: Vector | None) -> None:
-        """Stores an answer (`CacheableAnswer.json`) for `ttl_seconds`, and with it the embedding of its question, if
-        not None.
+        """Stores an answer (`CacheableAnswer.json`) for `ttl_seconds` seconds.
 
-        With `vector`, the embedding, similar questions may get the answer too. If the tenant's size limit is exceeded,
-        deletes the tenant's answers that would expire next.
+        `vector` is the embedding of the answer's question, and is stored so that requests with similar questions can
+        get the answer too. If it is None, only requests with the same exact key get the answer. If the tenant's size
+        limit is exceeded, the tenant's answers that would expire first are deleted.
         """
         partition = keys.partition if vector is not None else ""
         names = [
@@ -209,8 +213,8 @@ class CacheStore:
 
 
 def _prefix(tenant: str) -> str:
-    """Returns the beginning of the names of a tenant's Redis keys; its braces put them into one slot of a Redis
-    Cluster.
+    """Returns the beginning of the names of a tenant's Redis keys. It has braces, so that a Redis Cluster puts all keys
+    of the tenant into one slot.
     """
     return f"{{pointsman:cache:{tenant}}}:"
 

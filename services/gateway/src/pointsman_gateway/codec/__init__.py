@@ -1,1 +1,1 @@
-"""Decoding of requests and encoding of answers, as far as the HTTP and the gRPC server share it."""
+"""Decodes requests and encodes answers: the code that the HTTP server and the gRPC server share."""

@@ -1,4 +1,4 @@
-"""Joins the chunks (pieces) of an answer to one complete message for each choice, for answers that are not streamed."""
+"""Joins the chunks (pieces) of an answer that is not streamed to one complete message for each choice."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,14 +8,16 @@ from typing import Any
 from pointsman_gateway.domain import Chunk
 
 MAX_TOOL_CALLS = 1024
-"""Maximum number of tool calls in one choice. Pieces of calls with higher indexes are added to the last call."""
+"""Maximum number of tool calls in one choice. If an engine sends more, their pieces are added to the last allowed
+call."""
 REASONING_KEYS = ("reasoning", "reasoning_content")
 """The fields of a delta or a message in which engines send the model's reasoning."""
 ANTHROPIC_THINKING = "anthropic-claude-v1"
-"""The `format` of those entries of `reasoning_details` that hold Anthropic's thinking; OpenRouter uses the same."""
+"""The value of `format` in entries of a message's `reasoning_details` that hold Anthropic's thinking. OpenRouter uses
+the same value."""
 SIGNED, ENCRYPTED = "reasoning.text", "reasoning.encrypted"
-"""The `type` of an entry of `reasoning_details` with the signature of shown thinking, and of one with encrypted
-thinking."""
+"""Values of `type` in entries of a message's `reasoning_details`: SIGNED for the signature of visible thinking,
+ENCRYPTED for encrypted thinking."""
 
 
 @dataclass(slots=True)
@@ -24,14 +26,17 @@ class CollectedChoice:
     content: str = ""
     finish_reason: str | None = None
     message: dict[str, Any] = field(default_factory=dict)
-    """The other fields of the choice's message in OpenAI's format, such as `tool_calls` and `reasoning`."""
+    """The fields of the choice's message other than its content, in OpenAI's format, such as `tool_calls` and
+    `reasoning`."""
     logprobs: dict[str, Any] | None = None
     last_event: bytes = b""
-    """The engine's event that ended the choice, as received; empty if it must not be forwarded."""
+    """The bytes of the engine's event that ended the choice; empty if the event must not be sent to the client."""
 
 
 def collect_choices(chunks: Sequence[Chunk]) -> list[CollectedChoice]:
-    """Joins the chunks of an answer; returns one complete choice for each index, in the order of the indexes."""
+    """Joins the chunks of an answer by the index of their choice. Returns the complete choices in the order of their
+    indexes.
+    """
     if {chunk.index for chunk in chunks} == {0}:
         return [_collect(0, chunks)]
     by_index: dict[int, list[Chunk]] = {}
@@ -64,7 +69,8 @@ def _add_logprobs(choice: CollectedChoice, logprobs: Mapping[str, Any] | None) -
 
 def _join(values: Sequence[Any]) -> Any:
     """Joins the values that a field has in successive deltas: texts and lists are concatenated, objects are joined
-    field by field, and of other values the last one counts. Values before the last change of the type are dropped.
+    field by field, and of other values the last one counts. If the values change their type, only those after the last
+    change count.
 
     Each value is copied once, so that an answer in many pieces takes linear time.
     """

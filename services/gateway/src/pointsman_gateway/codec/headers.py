@@ -1,4 +1,4 @@
-"""Headers of requests and answers that have the same names in HTTP and in gRPC, where they are metadata."""
+"""Headers of requests and answers that have the same names in HTTP and in the metadata of gRPC calls."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -11,24 +11,26 @@ Headers = list[tuple[bytes, bytes]]
 CACHE_OFF, CACHE_RENEW, CACHE_USE = "off", "renew", "use"
 
 KEY_HEADERS = (b"api-key", b"x-api-key")
-"""Headers that may hold the key instead of authorization: Azure's and Anthropic's."""
+"""Headers, used by clients of Azure and Anthropic, that may hold the API key if a request has no header
+`authorization`."""
 
 
 async def identify_caller(tenancy: Tenancy, credential: str) -> Caller:
-    """Returns the caller that a key or token identifies; `credential` is empty if the request has none.
+    """Returns the caller to whom an API key or token belongs; `credential` is empty if the request has neither.
 
     Raises Unauthenticated if the credential is missing or invalid, PermissionDenied if a valid token has no rights, and
-    Unavailable if it cannot be checked now.
+    Unavailable if the credential cannot be checked now.
     """
     caller = tenancy.identify_now(credential)
     return await tenancy.identify(credential) if caller is None else caller
 
 
 def credential_of(headers: Mapping[bytes, bytes]) -> str:
-    """Returns the key or token in a request's headers; empty if there is none. Names in `headers` are in lower case.
+    """Returns the API key or token in a request's headers; empty if there is none. Names in `headers` are in lower
+    case.
 
-    The key is that of the header `authorization` ("Bearer KEY"); with another scheme, the result is empty. Without this
-    header, the key is the value of the first header of `KEY_HEADERS` that the request has.
+    The header `authorization` ("Bearer KEY") counts first; if it has another scheme, the result is empty. Without this
+    header, the result is the value of the first header of `KEY_HEADERS` that the request has.
     """
     authorization = headers.get(b"authorization")
     if authorization is None:
@@ -43,10 +45,10 @@ def bearer_token(authorization: str) -> str:
 
 
 def cache_mode(cache_control: bytes | None) -> str:
-    """Returns how a request with this Cache-Control header (RFC 9111, section 5.2.1) uses the answer cache.
+    """Returns how the answer cache is used for a request with this Cache-Control header (RFC 9111, section 5.2.1).
 
-    For `no-store` it is CACHE_OFF: the request neither reads nor writes the cache. For `no-cache` and `max-age=0` it is
-    CACHE_RENEW: the request only writes. Otherwise it is CACHE_USE.
+    For `no-store` the result is CACHE_OFF: the cache is neither read nor written. For `no-cache` and `max-age=0` it is
+    CACHE_RENEW: the cache is only written. For any other value and for None it is CACHE_USE.
     """
     if not cache_control:
         return CACHE_USE
@@ -57,7 +59,9 @@ def cache_mode(cache_control: bytes | None) -> str:
 
 
 def decision_headers(started: Started) -> Headers:
-    """Returns the `x-pointsman-*` headers that tell a client which path answers its request, and why."""
+    """Returns the `x-pointsman-*` headers that tell a client which path answers its request, and why the router has
+    chosen this path.
+    """
     decision, path = started.decision, started.decision.path
     headers = [
         (b"x-pointsman-decision-id", decision.id.encode()),
@@ -74,7 +78,9 @@ def decision_headers(started: Started) -> Headers:
 
 @lru_cache(maxsize=1024)
 def _route_headers(task: str, path: str, kind: str, reason: str) -> Headers:
-    """Returns the headers of task, path, kind and reason; cached, since many requests share them."""
+    """Returns the headers with the task, the path's name and kind, and the reason of the decision. Results are cached,
+    since many requests have the same ones.
+    """
     return [
         (b"x-pointsman-task", task.encode()),
         (b"x-pointsman-path", path.encode("latin-1")),
@@ -84,6 +90,6 @@ def _route_headers(task: str, path: str, kind: str, reason: str) -> Headers:
 
 
 def cost_headers(receipt: Receipt) -> Headers:
-    """Returns the response header with the cost of an answer in dollars; empty if the cost is unknown."""
+    """Returns the response header with the cost of an answer in dollars; no header if the cost is unknown."""
     cost = receipt.cost_usd
     return [] if cost is None else [(b"x-pointsman-cost-usd", b"%.9f" % cost)]

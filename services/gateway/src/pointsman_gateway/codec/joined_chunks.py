@@ -1,5 +1,5 @@
-"""Joins chunks (pieces) of an answer that arrive together, if the answer is not streamed, to save work for each
-chunk.
+"""Joins chunks (pieces) of an answer that arrive together. It is used for answers that are not streamed, to save work
+for each chunk.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from pointsman_gateway.codec.choices import REASONING_KEYS
 from pointsman_gateway.domain import Chunk, Chunks
 
 Kind = tuple[Any, ...]
-"""Identifies the text to which a chunk adds: (choice, "content"), (choice, a reasoning field), or (choice,
-"tool_calls", number of the call) for the arguments of a tool call."""
+"""Identifies the text to which a chunk adds. It is (choice, "content"), (choice, name of a reasoning field), or
+(choice, "tool_calls", index of the tool call) for the arguments of a tool call."""
 
 _CALL_FIELDS = frozenset({"index", "id", "type", "function"})
 _FUNCTION_FIELDS = frozenset({"name", "arguments"})
@@ -22,16 +22,16 @@ _FUNCTION_FIELDS = frozenset({"name", "arguments"})
 class ChunkJoiner:
     """Joins consecutive chunks of one answer that add to the same text, such as the content of one choice.
 
-    To save memory, `Chunk.raw` (the engine's event) is kept only for the answer's first event and for events that end
-    a choice. In other chunks it becomes empty.
+    To save memory, it keeps `Chunk.raw` (the engine's event) only for the first event of the answer and for events that
+    end a choice. In all other chunks `raw` becomes empty.
     """
 
     def __init__(self) -> None:
         self._has_raw = False
 
     def join(self, chunks: Chunks) -> Chunks:
-        """Returns the chunks with consecutive ones joined where possible. The `event_count` of a joined chunk is
-        the sum of its parts.
+        """Returns the chunks, with consecutive chunks joined if they add to the same text. The `event_count` of a
+        joined chunk is the sum over the chunks it replaces.
         """
         if len(chunks) == 1:
             return (self._with_needed_raw(chunks[0], chunks[0].raw),)
@@ -53,8 +53,8 @@ class ChunkJoiner:
 
 
 def _kind(chunk: Chunk) -> Kind | None:
-    """Returns the only text to which the chunk adds; None if it adds to none or to several, or has anything else, such
-    as a finish reason.
+    """Returns which text the chunk adds to. Returns None if it adds to no text or to several texts, or has other data,
+    such as a finish reason.
     """
     if chunk.finish_reason or chunk.usage is not None:
         return None
@@ -83,7 +83,7 @@ def _only_adds_arguments(call: dict[str, Any]) -> bool:
 
 
 def _joined(kind: Kind, run: Sequence[Chunk]) -> Chunk:
-    """Joins chunks of the same kind."""
+    """Joins consecutive chunks that add to the same text, which `kind` identifies."""
     first = run[0]
     if len(run) == 1:
         return first

@@ -1,8 +1,8 @@
-"""Decodes JSON of clients, more strictly than Python: without lone surrogates, and with finite numbers only.
+"""Decodes JSON from clients, and rejects two kinds of values that Python accepts but that cannot be sent to an engine.
 
-Two kinds of values cannot be passed on to an engine, and are rejected. JSON can write half of a surrogate pair
-("\\ud800"), which no UTF-8 text can hold. Python's decoder also reads NaN and Infinity, which JSON does not have, and
-turns numbers out of range such as 1e999 into Infinity.
+One kind is a lone surrogate, half of a surrogate pair ("\\ud800"): JSON can write it, but UTF-8 cannot. The other kind
+is a number that is not finite: Python's decoder reads NaN and Infinity, which JSON does not have, and turns numbers out
+of range such as 1e999 into Infinity.
 """
 
 import json
@@ -14,7 +14,7 @@ import msgspec
 from pointsman_servicekit.errors import InvalidArgument
 
 MAX_NAME_CHARACTERS = 100
-"""Maximum number of characters of a field's name that an error message repeats."""
+"""Maximum number of characters of a field's name in an error message."""
 
 _decode = msgspec.json.Decoder().decode
 _encode_finite = json.JSONEncoder(allow_nan=False, check_circular=False).encode
@@ -65,11 +65,12 @@ def _reject_surrogates(data: Any, path: str) -> None:
 
 
 def find_json_path(data: Any, is_wrong: Callable[[Any], bool], path: str = "") -> str | None:
-    """Returns where in decoded JSON the first value is for which `is_wrong` returns True, such as
-    "messages[0].content"; None if there is none.
+    """Returns the location of the first wrong value in decoded JSON, such as "messages[0].content"; None if no value is
+    wrong.
 
-    `is_wrong` is called with the names in objects, and with values other than objects and lists. For a name, the
-    result is the location of its object. The result begins with `path`, the location of `data` itself.
+    `is_wrong` decides which values are wrong. It is called with the names in objects, and with all values other than
+    objects and lists. The location of a wrong name is that of its object. Locations begin with `path`, the location of
+    `data` itself.
     """
     steps = _find_steps(data, is_wrong)
     if steps is None:

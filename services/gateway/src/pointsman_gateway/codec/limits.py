@@ -16,42 +16,43 @@ _TO_DELETE = bytes(byte for byte in range(256) if byte not in _STRUCTURE)
 _TOOLS = ("tools", "functions")
 _AS_LISTS = bytes.maketrans(b"{}", b"[]")
 _SLICE_BYTES = 256 * 1024
-"""Size of the slices in which a body is checked, so that copies are small, and a body with too many values is rejected
-early."""
+"""Bytes of the slices in which a body is checked. Slices keep copies small, and a body with too many values is rejected
+before it is read to its end."""
 
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
     max_bytes: int = 8 * 1024 * 1024
     max_depth: int = 32
-    """Levels of objects and lists within each other."""
+    """Maximum nesting depth of objects and lists."""
     max_containers: int = 16_000
-    """Objects and lists in the whole body."""
+    """Maximum number of objects and lists in the whole body."""
     max_strings: int = 64_000
-    """Names and strings in the whole body."""
+    """Maximum number of field names and strings in the whole body."""
     max_values: int = 32_000
-    """JSON values of any type in the whole body, including numbers, `true`, `false` and `null`. In Python each takes
-    tens of bytes, and up to 1.5 microseconds to decode, mask and encode."""
+    """Maximum number of JSON values of any type in the whole body, including numbers, `true`, `false` and `null`. In
+    Python each value takes tens of bytes, and up to 1.5 microseconds to decode, mask and encode."""
     max_fields: int = 10_000
-    """Fields of a gRPC message, including those of all messages in it."""
+    """Maximum number of fields of a gRPC message, including the fields of all messages in it."""
     max_messages: int = 1_000
     max_parts: int = 1_000
-    """Content parts of all messages together."""
+    """Maximum number of content parts of all messages together."""
     max_tools: int = 128
 
 
 LIMITS = BodyLimits()
 TOKEN_ID_LIMITS = replace(LIMITS, max_values=320_000)
-"""The limits for bodies that may hold token ids: OpenAI's embeddings endpoint takes 300,000 tokens in a request."""
+"""The limits for bodies that may contain token ids. They allow more values, since OpenAI's embeddings endpoint takes
+300,000 tokens in a request."""
 
 
 def check_body(body: bytes, limits: BodyLimits = LIMITS, param: str | None = None) -> None:
-    """Checks the bytes of JSON before it is decoded, so that too large a body costs little.
+    """Checks the bytes of a JSON text before it is decoded, so that the rejection of a too large body costs little.
 
-    Raises InvalidArgument if they are not UTF-8, hold a zero byte, or exceed one of the `limits` on bytes, depth,
-    and the numbers of objects and lists, of names and strings, and of values (counted by their commas). Other
-    malformed JSON is left to the decoder, which describes it better. `param` names the parameter that holds the
-    JSON, for the error; None if it is the body itself.
+    Raises InvalidArgument if the bytes are not UTF-8, hold a zero byte, or exceed one of the `limits` on bytes, depth,
+    and the numbers of objects and lists, of names and strings, and of values (counted by their commas). Other malformed
+    JSON is left to the decoder, whose error messages are more precise. `param` names the parameter that holds the JSON,
+    for the error; None if the JSON is the body itself.
     """
     what = f"'{param}'" if param else "the body"
     if len(body) > limits.max_bytes:
@@ -77,7 +78,7 @@ def _is_utf_8(body: bytes) -> bool:
 
 
 def _broken_limit(body: bytes, limits: BodyLimits) -> tuple[str, str] | None:
-    """Returns the error's code and the end of its message for the first limit that the body exceeds; None if it exceeds
+    """Returns (error code, end of the error message) for the first limit that the body exceeds; None if it exceeds
     none.
     """
     if len(body) <= _SLICE_BYTES:
@@ -109,7 +110,7 @@ def _broken_limit(body: bytes, limits: BodyLimits) -> tuple[str, str] | None:
 
 
 def _slices(body: bytes) -> Iterator[bytes]:
-    """Yields the body in slices of about `_SLICE_BYTES` that do not end within an escape sequence."""
+    """Yields the body in slices of about `_SLICE_BYTES`. No slice ends within an escape sequence."""
     at = 0
     while at < len(body):
         end = at + _SLICE_BYTES
@@ -147,8 +148,8 @@ def check_counts(messages: Sequence[Any], extra: Mapping[str, Any], limits: Body
 
 
 def check_tool_count(count: int, param: str = "tools", limits: BodyLimits = LIMITS) -> None:
-    """Raises InvalidArgument if `count`, the number of tools in the request's parameter `param`, exceeds the limit.
-    The error's code is "too_many_" followed by `param`.
+    """Raises InvalidArgument if `count`, the number of tools in the request's parameter `param`, exceeds
+    `limits.max_tools`. The error's code is "too_many_" followed by `param`.
     """
     _check_count(count, limits.max_tools, param, param)
 

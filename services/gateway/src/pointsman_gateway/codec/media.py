@@ -1,8 +1,8 @@
-"""Media in messages: which kinds, roles and URLs are accepted, by the same rules for every API.
+"""Checks media in messages: which kinds, roles and URLs are accepted, by the same rules for every API.
 
-A content part with a medium is rebuilt from its known fields, so that an engine gets no field that was not checked. If
-a part has a `uuid`, for example, vLLM ignores the part's type, reads the first medium that it finds in the part, and
-stores it under the `uuid` in a cache that all tenants share.
+A content part with a medium is rebuilt from its known fields, so that an engine gets no field that was not checked. For
+example, if a part has a `uuid`, vLLM ignores the part's type, reads the first medium that it finds in the part, and
+stores the medium under the `uuid` in a cache that all tenants share.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -15,11 +15,11 @@ from pointsman_gateway.codec.json_body import MAX_NAME_CHARACTERS
 from pointsman_gateway.domain import Message
 
 Part = dict[str, Any]
-"""A content part in the format of chat completions."""
+"""A content part of a message, in the format of chat completions."""
 
 MEDIA_ROLES = ("user", "tool")
 REMOTE_SCHEMES = ("https:", "http:")
-"""The schemes of URLs that an engine has to fetch."""
+"""The beginnings of URLs whose media an engine has to download."""
 URL_SCHEMES = ("data:", *REMOTE_SCHEMES)
 IGNORED_FIELDS = frozenset({"cache_control", "prompt_cache_breakpoint"})
 """Fields by which clients mark parts for the provider's prompt cache. Media parts are rebuilt without them."""
@@ -27,20 +27,19 @@ IGNORED_FIELDS = frozenset({"cache_control", "prompt_cache_breakpoint"})
 
 @dataclass(frozen=True, slots=True)
 class MediaForm:
-    """How a content part holds a medium of one type, such as an image: {"type": T, T: {DATA: a URL, and optional
-    fields}}.
+    """Describes how content parts of one type, such as "image_url", hold a medium.
 
-    `data` is the name DATA, `more` are the names of the optional fields, and `expected` describes the URL in errors.
+    A part has the form {"type": TYPE, TYPE: {DATA: URL, and optional fields}}, where DATA is the name in `data`.
     """
 
     medium: str
     """The kind of the medium: "image", "audio", "video" or "file"."""
     data: str = "url"
-    """The name of the field with the URL."""
+    """The name of the field with the medium's URL."""
     more: tuple[str, ...] = ()
-    """The names of the optional fields, which are texts."""
+    """The names of the optional fields. Their values are texts."""
     takes_base64: bool = False
-    """Whether the field with the URL may also hold base64 without a URL around it."""
+    """Whether the field named by `data` may also hold bare base64 instead of a URL."""
     expected: str = 'a "url" that begins with "data:", "https:" or "http:"'
     """A description of the accepted form, for error messages."""
 
@@ -52,10 +51,10 @@ MEDIA_PARTS: Mapping[str, MediaForm] = {
     "video_url": MediaForm("video"),
     "file": MediaForm("file", "file_data", ("filename",), expected='"file_data", as a "data:" URL; no files are kept'),
 }
-"""The forms of content parts with media, by the part's type."""
+"""Type of a content part -> how parts of this type hold a medium."""
 MEDIA = tuple(dict.fromkeys(form.medium for form in MEDIA_PARTS.values()))
 _MEDIA_FIELDS = frozenset({*MEDIA_PARTS, "image_embeds", "audio_embeds", "video_embeds", "prompt_embeds"})
-"""Fields of a part that hold a medium for some engine."""
+"""Names of fields of a content part in which at least one kind of engine reads a medium."""
 
 
 def is_media_url(text: str) -> bool:
@@ -86,8 +85,8 @@ def to_media_part(kind: str, given: Any, where: str) -> Part:
     """Returns a content part of the type `kind`, such as "image_url", built from the known fields of the object
     `given`.
 
-    `where` is the location of `given` in the body, for errors. Raises InvalidArgument if `given` is not an object,
-    the URL is missing or not accepted, a field is unknown, or an optional field is not a text. Data in the URL is
+    `where` is the location of `given` in the body, for errors. Raises InvalidArgument if `given` is not an object, if
+    its URL is missing or not accepted, if a field is unknown, or if an optional field is not a text. Data in the URL is
     not decoded.
     """
     form = MEDIA_PARTS[kind]
@@ -106,9 +105,10 @@ def to_media_part(kind: str, given: Any, where: str) -> Part:
 
 
 def reject_unknown_fields(fields: Mapping[str, Any], known: Collection[str], where: str) -> None:
-    """Raises InvalidArgument if `fields` has a field that is not in `known`, not in `IGNORED_FIELDS`, and not null.
+    """Raises InvalidArgument if `fields` has an unknown field: one that is not null, and neither in `known` nor in
+    `IGNORED_FIELDS`.
 
-    `where` is the place of `fields` in the body, such as "messages[0].content[1]", for the error message.
+    `where` is the location of `fields` in the body, such as "messages[0].content[1]", for the error message.
     """
     for name, value in fields.items():
         if value is not None and name not in known and name not in IGNORED_FIELDS:
@@ -116,10 +116,11 @@ def reject_unknown_fields(fields: Mapping[str, Any], known: Collection[str], whe
 
 
 def reject_media_fields(part: Mapping[str, Any], known: Collection[str], where: str) -> None:
-    """Raises InvalidArgument if a content part that holds a text also has a field for a medium, such as
-    `image_url`, since the medium would be ignored.
+    """Raises InvalidArgument if a content part with a text also has a field for a medium, such as `image_url`, since an
+    engine would not get the medium.
 
-    `known`, the fields that the part may have, and `where`, its location in the body, are for the error message.
+    `known` are the names of the fields that the part may have, and `where` is its location in the body; both are for
+    the error message.
     """
     if not _MEDIA_FIELDS.isdisjoint(part):
         for name in _MEDIA_FIELDS.intersection(part):

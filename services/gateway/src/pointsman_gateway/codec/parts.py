@@ -14,7 +14,7 @@ from pointsman_gateway.codec.media import (
 )
 
 TEXT_PARTS = ("text", "refusal", "thinking")
-"""Types of content parts with a text, which is in a field of the same name as the type."""
+"""Types of content parts that contain a text. The name of the field with the text is the same as the type."""
 _NO_FIELDS: Mapping[str, Any] = {}
 
 
@@ -31,9 +31,9 @@ def read_parts(
     role: str, parts: Sequence[Mapping[str, Any]], where: str, join: Callable[[Iterable[str]], str] = join_texts
 ) -> tuple[str, Mapping[str, Any]]:
     """Returns the joined text of a message's content parts, and {"content": the parts, rebuilt from their known fields}
-    if there are media among them, else {}.
+    if there are media among the parts, else {}.
 
-    `role` is the message's role; `where` is the place of the parts in the body, such as "messages[0].content", for
+    `role` is the message's role; `where` is the location of the parts in the body, such as "messages[0].content", for
     error messages; `join` joins the texts. Raises InvalidArgument for unknown or invalid parts, and for media in a
     message whose role is not in `MEDIA_ROLES`.
     """

@@ -1,4 +1,4 @@
-"""The variables of an engine's chat template that a request may set (`chat_template_kwargs`)."""
+"""Checks the variables of an engine's chat template that a request sets (`chat_template_kwargs`)."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ RESERVED_VARIABLES = frozenset(
      "processor_kwargs", "padding", "truncation", "max_length", "return_tensors", "return_dict",
      "return_assistant_tokens_mask", "load_audio_from_video"}
 )  # fmt: skip
-"""Parameters of Hugging Face's `apply_chat_template`, to which many engines pass the variables. With these names a
-request could replace the template or the conversation."""
+"""Names of parameters of Hugging Face's `apply_chat_template`, which a request's template variables must not have. Many
+engines pass the variables to this function, so a request could replace the template or the conversation."""
 MAX_VARIABLES = 32
 MAX_TEXT_CHARACTERS = 256
 

@@ -1,5 +1,5 @@
-"""Keeps token ids of a client's JSON encoded until they are used, because Python's integers take six times the
-memory.
+"""Keeps the token ids that a client sends as encoded JSON until they are used, because as Python's integers they would
+take six times the memory.
 """
 
 import re
@@ -17,7 +17,8 @@ _BLANKS = b" \t\r\n"
 _TO_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _IN_IDS = b"0123456789[]," + _BLANKS
 _SHORT_DIGITS = 9
-"""Numbers of at most this many digits are valid token ids; a list with a longer one is decoded to check it."""
+"""A number with at most this many digits is a valid token id. A list with a longer number is decoded to check its
+range."""
 _LISTS = re.compile(rb"\[[^\[\]]*\]")
 
 _Id = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
@@ -27,10 +28,14 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class TokenIds:
-    """The token ids that a client sends instead of texts: one list for each text, kept as JSON until it is used."""
+    """The token ids that a client sends instead of texts, as one list for each text. The lists are kept as JSON until
+    they are used.
+    """
 
     def __init__(self, encoded: msgspec.Raw, spans: Sequence[tuple[int, int, int]]) -> None:
-        """Takes the JSON of all lists, and for each list (start in the JSON, end in the JSON, number of ids)."""
+        """Takes the JSON of all lists, and for each list a tuple (start in the JSON, end in the JSON, number of ids);
+        start and end are offsets in bytes.
+        """
         self.encoded = encoded
         self._spans = spans
 
@@ -40,7 +45,7 @@ class TokenIds:
         return [count for _, _, count in self._spans]
 
     def decode(self, number: int) -> list[int]:
-        """Returns the list of token ids at position `number`, counted from 0."""
+        """Returns the token ids of the text at position `number`, counted from 0."""
         start, end, _ = self._spans[number]
         return _decode_ids(memoryview(self.encoded)[start:end])
 
@@ -55,9 +60,9 @@ class TokenIds:
 
 
 def decode_with_token_ids(text: bytes, name: str) -> Any:
-    """Decodes a JSON object, in which token ids in the field `name` become `TokenIds`.
+    """Decodes a JSON object, and replaces token ids in the field `name` by a `TokenIds`.
 
-    The field may be one list of token ids or a list of such lists; an empty list, or anything else, is decoded as
+    Token ids are a list of integers that is not empty, or a list of lists of integers; any other value is decoded as
     usual. Raises InvalidArgument if the JSON is malformed, or has a lone surrogate or a number that is not finite.
     """
     try:
@@ -72,9 +77,9 @@ def decode_with_token_ids(text: bytes, name: str) -> Any:
 
 
 def _find_token_ids(encoded: msgspec.Raw) -> TokenIds | None:
-    """Returns the token ids if the JSON is a list of them that is not empty, or a list of lists; None otherwise.
+    """Returns the token ids if the JSON is a list of token ids that is not empty, or a list of lists; None otherwise.
 
-    The JSON is decoded only if it has a number of more than `_SHORT_DIGITS` digits, to check the range.
+    The JSON is decoded only if a number has more than `_SHORT_DIGITS` digits, to check the number's range.
     """
     view = memoryview(encoded)
     if bytes(view[:2]) == b'["' or bytes(view[:1]) != b"[":

@@ -1,6 +1,6 @@
 """Finds fields in a chat's messages and parameters that not every engine accepts, such as the `detail` of an image.
 
-`engines/dialects/sent_fields` lists which of them are sent to the engines of each API format.
+`engines/dialects/sent_fields` lists which of these fields are sent to the engines of each API format.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -10,12 +10,14 @@ from pointsman_gateway.codec.media import MEDIA_PARTS
 from pointsman_gateway.domain.request import GivenField
 
 MESSAGE_FIELDS = frozenset({"role", "content", "tool_calls", "tool_call_id", "function_call", "type"})
-"""Fields of a message that are sent to every engine in some form, and `type`, which says only that it is a message."""
+"""Fields of a message that are sent to every engine in some form. `type` is included because it only says that the
+object is a message."""
 REASONING = frozenset({"reasoning", "reasoning_content"})
 CALL_FIELDS = frozenset({"id", "type", "function", "index"})
 FUNCTION_FIELDS = frozenset({"name", "description", "parameters", "strict"})
 FORMAT_FIELDS = frozenset({"schema", "strict"})
-"""Fields of a response format `json_schema` that are sent to every engine. Anthropic's API has no field for `name`."""
+"""Fields of a `json_schema` response format that are sent to every engine. `name` is left out, because Anthropic's API
+has no field for it."""
 
 MAX_NAME_CHARACTERS = 64
 ANTHROPIC_TOOLS = "Anthropic's own tools"
@@ -23,7 +25,9 @@ NOTHING: frozenset[GivenField] = frozenset()
 
 
 class Undeclared(Protocol):
-    """Interface of a decoded object, such as a pydantic model, that keeps fields which its class does not declare."""
+    """Interface of a decoded object, such as a pydantic model, that also keeps fields that its class does not
+    declare.
+    """
 
     @property
     def model_extra(self) -> Mapping[str, Any] | None:
@@ -42,9 +46,9 @@ class ChatMessage(Undeclared, Protocol):
 def given_fields(kind: str, given: Any, known: Collection[str]) -> Iterator[GivenField]:
     """Yields a pair (`kind`, name) for each field of `given` that is set and whose name is not in `known`.
 
-    A value of null, false, 0 or empty counts as not set. Yields nothing if `given` is not an object. `kind` says
-    what kind of object it is, such as "tool_calls". A name that is not an identifier of at most
-    `MAX_NAME_CHARACTERS` is yielded as "others", because names are stored in the decision's notes.
+    A value of null, false, 0 or empty counts as not set. Yields nothing if `given` is not an object. `kind` is the kind
+    of the object, such as "tool_calls". A name that is no identifier, or has more than `MAX_NAME_CHARACTERS`
+    characters, is yielded as "others", because the names are stored in the notes of the request's decision.
     """
     if isinstance(given, Mapping):
         for name, value in given.items():
@@ -55,7 +59,7 @@ def given_fields(kind: str, given: Any, known: Collection[str]) -> Iterator[Give
 def unsent_fields(kind: str, given: Any, known: Collection[str]) -> Iterator[GivenField]:
     """Yields a pair ("", "NAME of KIND") for each field of `given` that is set and whose name is not in `known`.
 
-    The empty text marks a field that is sent to no engine. `kind` says what kind of object `given` is.
+    The empty text means that the field is sent to no engine. `kind` is the kind of the object `given`.
     """
     return (("", f"{name} of {kind}") for _, name in given_fields(kind, given, known))
 
@@ -63,10 +67,9 @@ def unsent_fields(kind: str, given: Any, known: Collection[str]) -> Iterator[Giv
 def of_chat(
     messages: Iterable[ChatMessage], parameters: Mapping[str, Any], stream_options: Undeclared | None
 ) -> frozenset[GivenField]:
-    """Returns the fields in a chat's messages, tools, response format and stream options that not every engine
-    accepts.
+    """Returns the fields in a chat's messages, tools, response format and stream options that not every engine accepts.
 
-    `parameters` are the fields of the body that its class does not declare.
+    `parameters` are the fields of the request's body that the body's class does not declare.
     """
     found: set[GivenField] = set()
     if stream_options is not None:
@@ -84,8 +87,8 @@ def of_chat(
 
 
 def of_message(role: str, fields: Mapping[str, Any]) -> Iterator[GivenField]:
-    """Yields the fields of a message and its tool calls that not every engine accepts. `fields` are those of the
-    message except role and content.
+    """Yields the fields of a message and its tool calls that not every engine accepts. `fields` are the message's
+    fields without role and content.
     """
     known = MESSAGE_FIELDS
     if role == "function":

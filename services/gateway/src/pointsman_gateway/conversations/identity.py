@@ -1,4 +1,6 @@
-"""Recognizes which conversation a request belongs to, by an id from the client or by the messages that it repeats."""
+"""Finds the conversation to which a request belongs, by an id from the client or by the messages that the request
+repeats.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
@@ -7,13 +9,15 @@ from typing import Any
 from pointsman_gateway.domain import Message, Request
 
 SESSION_FIELDS = ("session_id", "conversation_id", "conversation")
-"""Names of entries in a request's metadata; each identifies the conversation by itself."""
+"""Names of entries in a request's metadata in which clients send an id of the conversation, in the order of their
+precedence."""
 CACHE_KEY = "prompt_cache_key"
 MAX_TURNS = 32
-"""Maximum number of user turns that are hashed to distinguish conversations that begin alike."""
+"""Maximum number of user messages that are hashed, from the first one on, to tell conversations with the same beginning
+apart."""
 EXCERPT_CHARACTERS = 2048
-"""Number of characters that are hashed at the beginning and at the end of a text. Texts of the same length that differ
-only between them count as equal."""
+"""Number of characters that are hashed at each end of a text. Two texts of the same length that differ only in the
+middle have the same hash."""
 MEDIA_CHARACTERS = 256
 TOOL_ROLES = ("tool", "function")
 
@@ -27,10 +31,8 @@ def has_tools(request: Request) -> bool:
 
 
 def is_in_tool_loop(messages: Sequence[Message]) -> bool:
-    """Returns whether the model is to go on with its turn, because a tool's result follows the assistant's last
-    message.
-
-    Also True if the assistant's message is the last of `messages`, so that the model continues it.
+    """Returns whether the model has to continue its answer: a tool's result follows the assistant's last message, or
+    the assistant's message is the last of `messages`.
     """
     for message in reversed(messages):
         if message.role in TOOL_ROLES:
@@ -45,24 +47,25 @@ def count_answers(messages: Sequence[Message]) -> int:
 
 
 def session_of(request: Request) -> str:
-    """Returns the conversation id in the request's metadata, from the first of `SESSION_FIELDS` that is set; empty if
-    none.
+    """Returns the conversation id that the client has set in the request's metadata; empty if there is none.
+
+    If several of `SESSION_FIELDS` are set, the first of them counts.
     """
     metadata = request.metadata
     return next((metadata[name] for name in SESSION_FIELDS if metadata.get(name)), "") if metadata else ""
 
 
 def conversation_ids(request: Request, session: str = "") -> Iterator[str]:
-    """Yields the ids (hexadecimal hashes) under which the request's conversation may be stored, the shortest history
-    first.
+    """Yields the ids (hexadecimal hashes) under which the request's conversation may be stored, the one of the shortest
+    history first.
 
-    The conversation's id is the first of them under which something is stored; if nothing is, the last one. With a
-    `session` id from the client, the only id is a hash of it. Otherwise the ids are hashes of the user's first message,
-    of the first two, and so on up to `MAX_TURNS`: one message is not enough, since clients may send the same example in
-    every request. Without a user message there are no ids.
+    The conversation's id is the first yielded id that is in the store or, if none is, the last yielded id. If the
+    client has sent an id, `session`, the only yielded id is a hash of it. If `session` is empty, the ids are hashes of
+    the user's first message, of the first two messages, and so on up to `MAX_TURNS`. The first message alone is not
+    enough, since clients may send the same example in every request. A request without a user message has no ids.
 
-    All hashes include the caller's tenant and key; those of messages include the request's `user` and
-    `prompt_cache_key` or, if it has neither, the system messages.
+    All hashes include the caller's tenant and key. Hashes of messages also include the request's `user` and
+    `prompt_cache_key`; if the request has neither, they include the system messages.
     """
     digest, caller = blake2b(digest_size=12), request.caller
     if session:
@@ -103,7 +106,9 @@ def _excerpt(text: str) -> str:
 
 
 def _media_excerpts(part: Mapping[str, Any]) -> Iterator[str]:
-    """Yields the length and the end of each text in a content part, which distinguish different media."""
+    """Yields the length and the end of each text in a content part with a medium, so that parts with different media
+    differ.
+    """
     for value in part.values():
         if isinstance(value, Mapping):
             yield from _media_excerpts(value)

@@ -4,26 +4,32 @@ from collections import OrderedDict
 
 MAX_KEYS = 1024
 MAX_REQUESTS = 64
-"""The requests of one conversation with this number and higher ones share one count."""
+"""Highest number of a request in its conversation that has a count of its own. Requests with higher numbers are added
+to its count."""
 MAX_COUNT = 4096
-"""If one of a key's counts exceeds this, all counts of the key are halved, so that old conversations weigh less."""
+"""If a count of an API key exceeds this number, all counts of the key are halved, so that recent conversations weigh
+more."""
 PRIOR_CONVERSATIONS, PRIOR_REQUESTS = 4.0, 3.0
-"""The prior for each key: it counts as this number of conversations, each with this number of further requests."""
+"""The prior of the estimate for each API key: it counts like `PRIOR_CONVERSATIONS` conversations that each had
+`PRIOR_REQUESTS` further requests."""
 
 
 class ConversationLengths:
-    """Counts for each API key how many conversations reached their first request, their second, and so on.
+    """Counts for each API key how many conversations had a first request, a second request, and so on.
 
-    From the counts it estimates how many requests a conversation has left. It keeps at most `MAX_KEYS` keys; beyond
-    that, it forgets the key that was added or passed to `requests_left` longest ago.
+    From the counts it estimates how many requests a conversation has left. It keeps the counts of at most `MAX_KEYS`
+    keys. Beyond that, it forgets the key that was added or passed to `requests_left` longest ago.
     """
 
     def __init__(self) -> None:
         self._reached: OrderedDict[str, list[float]] = OrderedDict()
-        """By key, its counts; keys are in the order in which they are forgotten."""
+        """By API key, the number of conversations that reached each request number. The key to be forgotten next comes
+        first."""
 
     def add(self, key: str, request: int) -> None:
-        """Counts that a conversation of `key` has reached its request number `request`; the first is number 1."""
+        """Counts that a conversation of the API key `key` has had its request number `request`; the first request is
+        number 1.
+        """
         reached = self._reached.get(key)
         if reached is None:
             reached = self._reached[key] = [0.0] * (MAX_REQUESTS + 1)

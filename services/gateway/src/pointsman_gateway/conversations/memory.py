@@ -1,4 +1,6 @@
-"""Remembers conversations in this process: the most recently stored ones, for a limited time."""
+"""Stores in this process which path answered each conversation. The newest conversations are stored, for a limited
+time.
+"""
 
 import time
 from collections import OrderedDict
@@ -7,7 +9,8 @@ from collections.abc import Callable, Iterable
 from pointsman_gateway.domain.conversation import NOTHING_KEPT, KeptPath
 
 MAX_CONVERSATIONS = 20_000
-"""Maximum number of conversations, which take about 10 MB."""
+"""Maximum number of stored conversations; as many take about 10 MB. If there are more, the one stored longest ago is
+dropped."""
 
 
 class ConversationMemory:
@@ -18,13 +21,15 @@ class ConversationMemory:
         self.now = clock
         self._capacity = capacity
         self._kept: OrderedDict[str, KeptPath] = OrderedDict()
-        """By the conversation's id; the one that was stored longest ago comes first."""
+        """How each conversation's last request was answered, by the conversation's id, in the order in which they were
+        stored."""
 
     def find(self, ids: Iterable[str]) -> tuple[list[str], KeptPath]:
-        """Looks for the first of `ids` under which a conversation is stored that has not expired.
+        """Returns how the last request of a stored conversation was answered, for the first of `ids` that is stored and
+        has not expired.
 
-        Returns (the ids up to and including that one, how the conversation's last request was answered). If there is
-        none, returns (all ids, `NOTHING_KEPT`).
+        The result is a pair (all ids up to the stored one, its `KeptPath`). If none of the ids is stored, it is (all
+        ids, `NOTHING_KEPT`).
         """
         seen: list[str] = []
         oldest = self.now() - self.ttl_seconds

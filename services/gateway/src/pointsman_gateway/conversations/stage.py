@@ -1,4 +1,6 @@
-"""Finds which path answered a request's conversation before, and stores which path answers it for the next request."""
+"""Finds which path (a model with its adapter and prompt) answered a request's conversation before, and stores which
+path answers it, for the conversation's next request.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -21,8 +23,8 @@ from pointsman_gateway.domain import AUTO, Decision, Labels, Path, Request
 from pointsman_gateway.domain.conversation import NOTHING_KEPT, ConversationMode, ConversationStep, KeptPath, Step
 
 PROTECTED_SECONDS = 600.0
-"""Seconds after a conversation's last request in which other conversations with the same beginning, and so the same id,
-cannot change its path."""
+"""Conversations that begin alike have the same id. For this number of seconds after a conversation's last request, a
+new conversation with the same id cannot change its path."""
 DEFAULT_TTL_SECONDS = 14_400.0
 NO_NOTES: tuple[str, ...] = ()
 UNAVAILABLE_NOTE = "the conversation is not known here, and Redis is unavailable"
@@ -30,18 +32,18 @@ UNAVAILABLE_NOTE = "the conversation is not known here, and Redis is unavailable
 
 @dataclass(frozen=True, slots=True)
 class ConversationTerms:
-    """One task's settings for conversations: whether they stay on their path and on their adapter version."""
+    """One task's settings for conversations: whether a conversation stays on its path and on its adapter version."""
 
     mode: ConversationMode = "priced"
     pins_versions: bool = True
     is_constant: bool = True
-    """Whether the policy always chooses the same path."""
+    """Whether the task's policy chooses the same path for all requests."""
     has_adapters: bool = False
     """Whether one of the task's paths has an adapter, whose version may change."""
 
 
 NO_TASK = ConversationTerms()
-"""The settings for requests without a configured task, which take the default path."""
+"""The settings for requests that fit no configured task, and so take the default path."""
 
 
 def terms_of(task: TaskConfig, paths: Mapping[str, Path]) -> ConversationTerms:
@@ -50,10 +52,10 @@ def terms_of(task: TaskConfig, paths: Mapping[str, Path]) -> ConversationTerms:
 
 
 def default_terms(policy: PolicyConfig, paths: Mapping[str, Path], fallback: tuple[str, ...] = ()) -> ConversationTerms:
-    """Returns the settings for conversations of a task with this policy, if the task's configuration sets none.
+    """Returns the settings for conversations of a task that has the policy `policy` and sets none of these settings.
 
-    `paths` are the configured paths by name, and `fallback` the names of the task's fallback paths. Whether the policy
-    always chooses the same path, and whether a path has an adapter, is found from the arguments.
+    `paths` are the configured paths by name; `fallback` are the names of the task's fallback paths. They show whether
+    one of the task's paths has an adapter.
     """
     adapters = any(paths[name].adapter for name in {*policy.paths, *fallback} if name in paths)
     return ConversationTerms(is_constant=policy.implementation.is_constant, has_adapters=adapters)
@@ -61,9 +63,10 @@ def default_terms(policy: PolicyConfig, paths: Mapping[str, Path], fallback: tup
 
 @dataclass(frozen=True, slots=True)
 class ConversationBook:
-    """All that the gateway remembers of conversations: in this process, in Redis, and the counts of their lengths.
+    """The stores of what the gateway remembers of conversations: in this process, in Redis, and counts of
+    conversations' lengths.
 
-    It stays when the configuration is reloaded.
+    A reload of the configuration does not change them.
     """
 
     memory: ConversationMemory = field(default_factory=lambda: ConversationMemory(DEFAULT_TTL_SECONDS))
@@ -72,8 +75,8 @@ class ConversationBook:
 
 
 class Conversations:
-    """Looks up which path answered a conversation before, and stores the path of each request, by the settings of its
-    task.
+    """Looks up which path answered a conversation before, and stores which path answers each request, by the settings
+    of the request's task.
     """
 
     def __init__(self, terms: Mapping[str, ConversationTerms], book: ConversationBook) -> None:
@@ -81,12 +84,11 @@ class Conversations:
         self._memory, self._store, self._lengths = book.memory, book.store, book.lengths
 
     async def recall(self, request: Request, labels: Labels) -> ConversationStep | None:
-        """Returns the request's place in its conversation, with the path that answered before; None if that does not
-        matter.
+        """Returns the request's position in its conversation and the path that answered the conversation before.
 
-        It does not matter if, for example, the request names a model or has no user message. Reads Redis only if
-        another gateway may have answered the conversation's last request. If Redis fails and this process does not know
-        the conversation, the result's `notes` say so.
+        Returns None if the router does not need them, for example because the request names a model or has no user
+        message. Reads Redis only if another gateway may have answered the conversation's last request. If Redis fails
+        and this process does not know the conversation, the result's `notes` say so.
         """
         if request.model != AUTO or request.operation != "chat":
             return None
@@ -129,7 +131,11 @@ class Conversations:
         )
 
     async def _read(self, ids: list[str], id: str, kept: KeptPath) -> tuple[str, KeptPath, tuple[str, ...]]:
-        """Reads the conversation from the store; returns its id, what is kept of it, and notes as in `recall`."""
+        """Reads the conversation from the shared store; returns its id, how its last request was answered, and notes as
+        in `recall`.
+
+        `id` and `kept` are what this process knows; they are returned if the store fails or has nothing newer.
+        """
         try:
             if not self._store.is_up:
                 raise Unavailable("Redis has not answered", code="redis_unavailable")
@@ -142,21 +148,19 @@ class Conversations:
         return found_id, found, ()
 
     def remember(self, request: Request, step: ConversationStep, decision: Decision) -> None:
-        """Stores which path was chosen, for the conversation's next request, and counts this request of the
-        conversation.
+        """Stores the chosen path for the conversation's next request, and counts this request for the estimate of
+        conversations' lengths.
 
-        `step` is what `recall` returned. Call it once per request, before the path answers. The counts are used to
-        estimate how many requests conversations have left.
+        `step` is the result of `recall`. Call the method once per request, before the path answers.
         """
         self._lengths.add(_key(request), step.answers + 1)
         self.replace_path(request, step, decision)
 
     def replace_path(self, request: Request, step: ConversationStep, decision: Decision) -> None:
-        """Stores the path of `decision` as the one that answers the conversation, in place of the one that `remember`
-        stored.
+        """Stores the path of `decision` as the conversation's path, in place of the path that `remember` has stored.
 
-        If `step.is_shared` is set, or if the path's adapter has a canary, it is also written to Redis for other
-        gateways, in the background.
+        If `step.is_shared` is set, or if the path's adapter has a canary (a new version that gets some of the
+        requests), the path is also written to Redis for other gateways, in the background.
         """
         now, adapter = self._memory.now(), decision.path.resolved_adapter
         is_under_way = step.has_tools or step.kind in (Step.TURN, Step.TOOL_LOOP)

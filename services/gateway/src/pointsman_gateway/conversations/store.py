@@ -1,6 +1,7 @@
-"""Stores conversations in Redis, so that other gateways, and this one after a restart, know which path answered them.
+"""Stores in Redis which path answered each conversation, for other gateways, and for this gateway after a restart.
 
-Requests wait only for reads, and not while Redis is unavailable. Writes are done in the background, in batches.
+Requests wait only for reads, and not while Redis is unavailable. Conversations are written in the background, in
+batches.
 """
 
 import asyncio
@@ -21,9 +22,10 @@ log = logging.getLogger(__name__)
 
 PREFIX = "pointsman:conversation:"
 MAX_WAITING = 10_000
-"""Maximum number of conversations that wait to be written; beyond it, the one that has waited longest is dropped."""
+"""Maximum number of conversations that wait to be written to Redis. If there are more, the one that has waited longest
+is dropped."""
 MAX_BATCH = 256
-"""Maximum number of conversations in one call of Redis."""
+"""Maximum number of conversations that one call of Redis writes."""
 PROBE_SECONDS = 1.0
 """Seconds between two attempts to reach Redis while it is unavailable."""
 
@@ -32,28 +34,30 @@ _decode = msgspec.json.Decoder(KeptPath).decode
 
 
 class ConversationStore(Protocol):
-    """Interface of the store of conversations that gateways share; `RedisConversations` implements it.
+    """Interface of the store of conversations that several gateways share.
 
-    `NoConversationStore` implements it for a gateway without Redis.
+    `RedisConversations` implements it with Redis, and `NoConversationStore` for a gateway without Redis.
     """
 
     @property
     def is_up(self) -> bool:
-        """Returns whether the store can be read; False if Redis did not answer the last call."""
+        """Returns whether the store can be read now; False if Redis did not answer the last call."""
         ...
 
     async def read(self, ids: Sequence[str]) -> tuple[str, KeptPath]:
-        """Returns (id, how the last request was answered) of the first of `ids` under which a conversation is stored.
+        """Returns the first of `ids` under which a conversation is stored, and how the conversation's last request was
+        answered.
 
-        Returns ("", NOTHING_KEPT) if there is none. Raises Unavailable if Redis does not answer in time.
+        Returns ("", NOTHING_KEPT) if no conversation is stored under any of the ids. Raises Unavailable if Redis does
+        not answer in time.
         """
         ...
 
     def write(self, id: str, kept: KeptPath) -> None:
-        """Stores under `id` how a conversation's last request was answered. Works in the background, and does not
-        raise.
+        """Stores `kept`, which says how a conversation's last request was answered, under the conversation's `id`.
 
-        The record may be lost while the store is unavailable.
+        The method returns at once and raises no error; the store is written in the background. `kept` may be lost while
+        the store is unavailable.
         """
         ...
 
@@ -74,7 +78,8 @@ class RedisConversations:
     """Stores conversations in Redis, where each expires `ttl_seconds` after its last request; implements
     `ConversationStore`.
 
-    Writes wait in memory, and are sent to Redis only while the context manager `running` is entered.
+    Conversations to write are queued in memory, and are sent to Redis only while the context manager `running` is
+    entered.
     """
 
     def __init__(self, redis: BoundedRedis, ttl_seconds: float) -> None:
@@ -101,9 +106,9 @@ class RedisConversations:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Context manager that writes stored conversations to Redis in the background while it is entered.
+        """Context manager. While it is entered, a background task writes the queued conversations to Redis.
 
-        On exit it writes those that still wait, if Redis answers.
+        On exit, it writes the conversations that are still queued, unless Redis does not answer.
         """
         schedule = Schedule(PROBE_SECONDS, wake=self._wake)
         async with running_periodically(self._write_or_probe, schedule, "write conversations"):

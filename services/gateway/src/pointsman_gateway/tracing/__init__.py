@@ -1,6 +1,7 @@
-"""Tracing: wrappers that `bootstrap` puts around components to create OpenTelemetry spans.
+"""Tracing: wrappers that the package `bootstrap` puts around components, so that these create OpenTelemetry spans.
 
-Without tracing there are no wrappers, and OpenTelemetry is not imported: `spans` is imported only when it is needed.
+Without tracing there are no wrappers, and OpenTelemetry is not imported: the module `spans` is imported only if tracing
+is on.
 """
 
 from collections.abc import Awaitable, Callable
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
 
 
 class Instrumentation:
-    """Wraps the gateway's components so that they create spans, if tracing is on.
+    """Wraps the gateway's components for tracing. This class is used if tracing is off: its methods return the
+    components unchanged.
 
-    The subclass `SpanInstrumentation` does so. This class is used without tracing: its methods return the components
-    unchanged.
+    Its subclass `SpanInstrumentation` is used if tracing is on, and wraps the components so that they create spans.
     """
 
     grpc_interceptors: Interceptors = ()
-    """Interceptors of gRPC calls to other services."""
+    """Interceptors for the gateway's gRPC calls to other services; empty without tracing."""
 
     def engine_client(self, client: EngineClient, gen_ai: GenAiMetrics) -> EngineClient:
         return client
@@ -36,23 +37,21 @@ class Instrumentation:
     def model_call(
         self, call: Callable[[RequestT], Awaitable[AnswerT]], operation: Operation, name: str, provider: str
     ) -> Callable[[RequestT], Awaitable[AnswerT]]:
-        """Returns `call`, the call of an embedding model or a reranker, wrapped so that it creates a span.
+        """Wraps the function that calls an embedding model or a reranker, so that each call creates a span.
 
-        `name` is the model's name in the configuration, and `provider` the value of the attribute
-        `gen_ai.provider.name`.
+        `name` is the model's name in the configuration, and `provider` is the span's attribute `gen_ai.provider.name`.
         """
         return call
 
     def trace_headers(self) -> str:
-        """Returns the W3C trace headers of the current span as lines of an HTTP/1 head; empty without tracing."""
+        """Returns the current span's W3C trace headers as header lines of an HTTP/1 request; empty without tracing."""
         return ""
 
     def request_log(self, request_log: RequestLog, max_characters: int, redaction: Redaction) -> RequestLog:
-        """Returns the request log, wrapped so that it also adds the decision, the receipt and texts to the request's
-        span.
+        """Wraps the request log, so that it also adds the decision, the receipt and texts to the request's span.
 
-        The span gets up to `max_characters` characters of the conversation, and as many of the answer, after
-        `redaction`; 0 means no text.
+        The texts are up to `max_characters` characters of the conversation, and as many of the answer, both after
+        `redaction`; with 0, no text is added.
         """
         return request_log
 

@@ -17,13 +17,16 @@ _NAMES: Mapping[Operation, str] = {"chat": "chat", "completion": "text_completio
 
 
 class TracedClient:
-    """Wraps the client of engines: creates a span for each call, and sends the span's trace headers to the engine.
+    """Wraps an engine client: creates a span for each call of an engine, and sends the span's trace headers to the
+    engine.
 
     Implements `EngineClient`.
     """
 
     def __init__(self, client: EngineClient, spans: Spans, provider: Callable[[str], str]) -> None:
-        """Takes `provider`, which returns the value of the attribute `gen_ai.provider.name` for a model's name."""
+        """Takes the function `provider`, which returns for a model's name the value of the span's attribute
+        `gen_ai.provider.name`.
+        """
         self._client = client
         self._spans = spans
         self._provider = provider
@@ -36,7 +39,7 @@ class TracedClient:
 
 
 class TracedTransfer:
-    """One call to an engine together with its span, which ends when the answer is complete, the call fails, or at
+    """One call of an engine with its span. The span ends when the answer is complete, when the call fails, or at
     `close`.
 
     Implements `Transfer`, and `ChunkSink` for the transfer that it wraps.

@@ -1,4 +1,4 @@
-"""Adds the decision, the receipt and, if configured, the texts of a request to its span."""
+"""Adds attributes to a request's span: the decision, the receipt and, if configured, texts."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,10 @@ _UNDECIDED_FIELDS = FieldReader(Encoding.UNDECIDED_SPAN, UndecidedReceipt)
 
 
 class TracedRequestLog:
-    """Wraps the request log, and also sets the decision and the receipt as attributes of the request's span.
+    """Wraps a request log, and also sets attributes of the request's span: decision, receipt and redacted texts.
 
-    Implements `RequestLog`. Redacted texts are set as well: up to `max_characters` of the conversation, and as many of
-    the answer. They are left out if that is 0, or if the redaction fails.
+    Implements `RequestLog`. The texts are up to `max_characters` characters of the conversation, and as many of the
+    answer. They are left out if `max_characters` is 0, or if the redaction fails.
     """
 
     def __init__(self, inner: RequestLog, max_characters: int, redaction: Redaction) -> None:
@@ -53,7 +53,8 @@ class TracedRequestLog:
     def _text_attributes(self, request: Request, answers: tuple[CompletedAnswer, ...]) -> dict[str, Attribute]:
         """Returns span attributes with the end of the conversation and the beginning of the answer, both redacted.
 
-        They are those of the conventions of OpenTelemetry and OpenInference. Raises NotRedacted if the redaction fails.
+        The names of the attributes follow the conventions of OpenTelemetry and OpenInference. Raises NotRedacted if the
+        redaction fails.
         """
         left, messages = self._max_characters, list[tuple[str, str]]()
         for message in reversed(request.messages):
@@ -79,7 +80,7 @@ def _cut(text: str, characters: int) -> str:
 
 
 def _messages_json(messages: Sequence[tuple[str, str]]) -> str:
-    """Returns the messages in the schema of OpenTelemetry's conventions for generative AI."""
+    """Returns (role, text) messages as JSON in the schema of OpenTelemetry's conventions for generative AI."""
     parts = [{"role": role, "parts": [{"type": "text", "content": text}]} for role, text in messages]
     return json.dumps(parts, ensure_ascii=False)
 

@@ -1,4 +1,4 @@
-"""Wrappers of stages and clients that create spans, and `SpanInstrumentation`, which applies them."""
+"""Wrappers of stages and clients that create spans, and `SpanInstrumentation`, which wraps the components in them."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -19,7 +19,7 @@ from pointsman_gateway.tracing.request_attributes import TracedRequestLog
 
 
 class TracedClassification:
-    """Wraps the classification, and creates a span for each; implements `Classifier`."""
+    """Wraps a classifier, and creates a span for each classification; implements `Classifier`."""
 
     def __init__(self, inner: Classifier, spans: Spans) -> None:
         self._inner = inner
@@ -33,8 +33,8 @@ class TracedClassification:
 
 
 class TracedPrompts:
-    """Wraps the builder of prompts, and creates a span for each prompt; spans of its searches are children of this
-    span.
+    """Wraps a builder of prompts, and creates a span for each prompt. Spans of the prompt's searches are children of
+    this span.
 
     Implements `PromptBuilder`.
     """
@@ -52,9 +52,9 @@ class TracedPrompts:
 
 
 class TracedBackend:
-    """Wraps the backend, and creates a span for the time until an answer's first token; implements `Backend`.
+    """Wraps a backend, and creates a span for the time from the call to the answer's first token; implements `Backend`.
 
-    The time includes loading the adapter and calls of engines that failed.
+    The time includes loading the adapter, and calls of engines that failed.
     """
 
     def __init__(self, inner: Backend, spans: Spans) -> None:

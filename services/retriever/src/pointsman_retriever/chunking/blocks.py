@@ -79,7 +79,9 @@ def first_part(document: Document) -> Part:
 
 
 def next_part(document: Document, chunked: ChunkedPart) -> Part | None:
-    """Returns the part of a document that follows the chunked part `chunked`; None if that was the last one."""
+    """Returns the part of a document that follows the chunked part `chunked`; None if `chunked` was the document's last
+    part.
+    """
     if chunked.end == len(document.text):
         return None
     return _part_at(document, chunked.end, chunked.path, chunked.fence)

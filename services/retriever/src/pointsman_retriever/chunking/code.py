@@ -1,4 +1,6 @@
-"""Chunks source files at definitions and blank lines, the least indented first, in any language that indents blocks."""
+"""Splits source code into chunks. Chunks begin at definitions or after blank lines, with the least indented places
+first. Works for any language that indents blocks.
+"""
 
 import re
 from bisect import bisect_right

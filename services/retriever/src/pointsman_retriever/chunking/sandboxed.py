@@ -88,8 +88,8 @@ class SandboxedChunker:
     def __init__(self, sandbox: Sandbox, window: int = WINDOW_TOKENS, retry_seconds: float = RETRY_SECONDS) -> None:
         """Takes a `sandbox` whose `setup` was made by `chunking_setup` with the same `window`.
 
-        If several documents that were sent together fail, they are tried one by one for `retry_seconds` in all. The
-        documents not tried by then fail without another try.
+        If several documents that were sent to the sandbox together fail, they are tried again one by one. This takes at
+        most `retry_seconds` seconds; documents that were not tried again by then fail.
         """
         self._sandbox = sandbox
         self._retry_seconds = retry_seconds
@@ -99,8 +99,8 @@ class SandboxedChunker:
         return recipe_for(document.media_type) + self._suffix
 
     async def chunk(self, documents: Sequence[tuple[Document, str]]) -> list[Chunks | PointsmanError]:
-        """Returns the chunks of each document, in order; in the place of a document that cannot be chunked, an
-        InvalidArgument.
+        """Returns the chunks of each document, in order, with an InvalidArgument in the place of a document that cannot
+        be chunked.
 
         Each document is given with its recipe, the name and version of its chunker. Consecutive small documents with
         the same recipe are sent to the sandbox together; if the sandbox fails, they are sent one by one. A large

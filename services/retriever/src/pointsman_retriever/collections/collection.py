@@ -177,12 +177,13 @@ class Collection:
     def migrate(
         self, store: Store, swap: Callable[[sqlite3.Connection, CollectionInfo], CollectionInfo | None]
     ) -> bool:
-        """Lets `swap` replace all chunks in a transaction, and indexes the new chunks before they become visible.
+        """Calls `swap` to replace all chunks in a transaction, and indexes the new chunks before they become visible.
+        Returns whether `swap` replaced the chunks.
 
         `store` is the store in which the migration began. `swap` gets the transaction's connection and the collection's
-        state, and returns the new state, or None if it changed nothing. Returns whether `swap` replaced the chunks.
-        Raises Unavailable ("collection_closed") if the collection has another store by now, and Internal
-        ("collection_damaged") if the new chunks do not match the new state.
+        state. It returns the new state, or None if it changed nothing. Raises Unavailable ("collection_closed") if the
+        collection's store was replaced since the beginning of the migration, and Internal ("collection_damaged") if the
+        new chunks do not match the new state.
         """
         self._check_open()
         with store.connections.transaction() as writer:
@@ -217,8 +218,8 @@ class Collection:
         return self._changes_since_compaction is None and self._snapshot.needs_compaction
 
     def begin_compaction(self) -> Callable[[], CompactedParts]:
-        """Begins a compaction (a rebuild of the indexes without deleted rows); returns a function that does the slow
-        part.
+        """Begins a compaction (a rebuild of the indexes without deleted rows); returns a function that rebuilds the
+        indexes, which is slow.
 
         The function may be called in any thread. Pass its result to `finish_compaction`; if the function raises an
         error, call `abort_compaction`. `begin_compaction`, `finish_compaction` and `abort_compaction` must be called in

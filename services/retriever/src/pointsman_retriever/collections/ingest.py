@@ -38,9 +38,10 @@ BATCH_WAIT_SECONDS = 0.025  # a batch waits so long for more documents: a commit
 
 
 class InFlightBudget:
-    """Limits the documents of an ingest that are being processed, to MAX_DOCUMENTS_IN_FLIGHT and MAX_BYTES_IN_FLIGHT.
+    """Limits how many documents of an ingest are processed at a time (MAX_DOCUMENTS_IN_FLIGHT), and their bytes
+    (MAX_BYTES_IN_FLIGHT).
 
-    If no document is being processed, the next one is admitted whatever its size. Only one caller at a time may wait in
+    While no document is being processed, a document of any size is admitted. Only one caller at a time may wait in
     `acquire`.
     """
 
@@ -110,8 +111,8 @@ class DocumentBatch:
 class IngestStream:
     """Ingests the documents of one client's stream into a collection.
 
-    `source` is the client's name for where the documents come from; if it is not empty, it is stored with each
-    document.
+    `source` is the client's name for the place from which the documents come; if it is not empty, it is stored with
+    each document.
     """
 
     def __init__(self, service: CollectionService, loader: Loader, collection_id: CollectionId, source: str) -> None:

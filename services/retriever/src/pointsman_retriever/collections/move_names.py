@@ -1,4 +1,6 @@
-"""The names that collections have in the shared store during moves; they tell whether a move was committed."""
+"""Makes the ids that collections have in the shared store while they are moved to or from it. The ids show whether a
+move was committed.
+"""
 
 from pointsman_servicekit.errors import NotFound
 
@@ -7,9 +9,10 @@ from pointsman_retriever.shared.stores import SharedStore
 
 
 def unfinished_id(collection_id: CollectionId, place: str) -> CollectionId:
-    """Returns the id of the copy that a retriever, whose data folder has the id `place`, is making in the shared store.
+    """Returns the id of the copy of a collection that a retriever is making in the shared store. `place` is the id of
+    the retriever's data folder.
 
-    Other retrievers do not see this name, and none makes an equal one.
+    Other retrievers do not list a collection with this id, and none of them makes the same id.
     """
     return CollectionId(collection_id.tenant, f"{collection_id.name}.{place}")
 
@@ -25,8 +28,8 @@ def is_move_committed(store: SharedStore, collection_id: CollectionId, place: st
     """Returns whether the last transaction of a move to the store `to` was committed in the shared store.
 
     If the shared store has no trace of the collection, the copy in the data folder is to be kept. The transaction may
-    still be open, because its commit is on the way to the store. So this waits for it; raises Unavailable
-    ("collection_busy") if that takes too long, and other errors of the shared store.
+    still be open, because its commit is on the way to the store, so this function waits for its end. Raises Unavailable
+    ("collection_busy") if the wait takes too long, and other errors of the shared store.
     """
     if to == SHARED:
         return not _is_left(store, unfinished_id(collection_id, place)) and _exists(store, collection_id)

@@ -61,8 +61,9 @@ class _Copied:
 class Mover:
     """Moves collections between this retriever's data folder and the shared store while they are in use.
 
-    A move copies the documents in passes, each of which copies what has changed since the one before. When a pass finds
-    few differences, changes of the collection wait while the last pass runs.
+    A move copies documents in several passes. The first pass copies all documents, and each further pass copies the
+    documents that have changed since the pass before. When a pass finds few differences, changes of the collection wait
+    until the last pass has ended.
     """
 
     def __init__(self, registry: CollectionRegistry, service: CollectionService, pools: ThreadPools) -> None:

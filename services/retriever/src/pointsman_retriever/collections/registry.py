@@ -45,8 +45,8 @@ class CollectionStatus:
 class CollectionRegistry:
     """All collections of this retriever, by id: finds, creates, replaces and removes them.
 
-    Methods that only read may be called from any thread. The others block, and must run in the write thread, except
-    `load` and `close`, during which no other method may be called.
+    Methods that only read may be called from any thread. All other methods block, and must run in the write thread,
+    except `load` and `close`, during which no other method may be called.
     """
 
     def __init__(
@@ -60,11 +60,12 @@ class CollectionRegistry:
         shared: SharedCollections | None = None,
         shared_pool: ThreadPool | None = None,
     ) -> None:
-        """Takes where collections are: in `data_folder`, in `external` stores, and in the `shared` store if there is
-        one.
+        """Takes the places of collections: the `data_folder`, the `external` stores, and the `shared` store; `shared`
+        is None if there is no shared store.
 
-        Up to `readers` threads read from one collection at once. `make_snapshot` makes an empty index. Changes are made
-        by the threads of `write_pool`, those of shared collections by the threads of `shared_pool`.
+        Up to `readers` threads read from one collection at once. `make_snapshot` makes an empty index. Collections in
+        the data folder are changed in the threads of `write_pool`, and collections in the shared store in the threads
+        of `shared_pool`.
         """
         self.shared = shared
         self._shared_pool = shared_pool or write_pool
@@ -95,10 +96,11 @@ class CollectionRegistry:
                 self._damaged = {**self._damaged, collection_id: damaged}
 
     async def prepare(self, collection_id: CollectionId) -> None:
-        """Makes a collection known that another retriever may have created in the shared store.
+        """Looks in the shared store for a collection that another retriever may have created, if no collection with
+        this id is known.
 
-        If no collection with this id is known, reads the list of the shared store's collections again. To be called
-        before the methods that look up a collection. Raises the errors of the shared store.
+        For this, it reads the list of the shared store's collections again. To be called before the methods that look
+        up a collection. Raises the errors of the shared store.
         """
         await self._settle(collection_id)
         if not self.has(collection_id):
@@ -109,10 +111,11 @@ class CollectionRegistry:
             await self._shared_pool.run(self.shared.refresh)
 
     async def refresh(self, collection_id: CollectionId) -> None:
-        """Reads the collections of the shared store again, unless a collection of this id is known not to be in it:
-        another retriever may have deleted it, or made it anew.
+        """Reads the list of the shared store's collections again, since another retriever may have deleted the
+        collection or created it anew.
 
-        Raises the errors of the shared store.
+        The list is not read if a collection with this id is known that is not in the shared store. Then waits for the
+        end of a move of the collection that `expecting` has announced. Raises the errors of the shared store.
         """
         if self.is_shared(collection_id) or not self.has(collection_id):
             await self.refresh_shared()
@@ -129,8 +132,10 @@ class CollectionRegistry:
             self._arriving.pop(collection_id).set()
 
     async def settle_moves(self) -> None:
-        """Finishes or undoes the moves of which it is not known whether they were committed, unless the shared store
-        does not answer; then the next call for the collection tries it again.
+        """Finishes or undoes collections' moves between stores of which it is not known whether they were committed.
+
+        A move that cannot be settled, because the shared store does not answer, is tried again at the next call for its
+        collection.
         """
         for collection_id in list(self._unsettled):
             try:
@@ -172,9 +177,10 @@ class CollectionRegistry:
         self._unsettled = {**self._unsettled, collection_id: to}
 
     def begin_leaving(self, collection_id: CollectionId, version: int) -> None:
-        """Marks a collection that is complete in the shared store, and keeps it from being deleted or replaced.
+        """Marks a collection whose documents were all copied to the shared store. Until the move ends, the collection
+        can be neither deleted nor replaced.
 
-        Raises Unavailable ("move_interrupted") if it has another version than the copy.
+        Raises Unavailable ("move_interrupted") if the collection has another version than the copy.
         """
         writer = self._writers.get(collection_id)
         if writer is None or writer.collection.info.version != version:
@@ -186,12 +192,16 @@ class CollectionRegistry:
         self._leaving.add(collection_id)
 
     def stay(self, collection_id: CollectionId) -> None:
-        """Undoes `begin_leaving`."""
+        """Ends a move of the collection that `begin_leaving` has marked, so that the collection stays in this
+        retriever's data folder.
+        """
         self._leaving.discard(collection_id)
         self.data_folder.unmark_move(collection_id)
 
     def suspend(self, collection_id: CollectionId, to: str) -> None:
-        """Closes a collection whose move to the store `to` may or may not be committed; `prepare` finds that out."""
+        """Closes a collection of which it is not known whether its move to the store `to` was committed; `prepare`
+        finds this out.
+        """
         writer = self._writers.get(collection_id)
         self._leaving.discard(collection_id)
         self._put_aside(collection_id, to)
@@ -200,8 +210,8 @@ class CollectionRegistry:
             _local(writer).close()
 
     def load_arrived(self, collection_id: CollectionId) -> GroupCommitWriter:
-        """Loads a collection whose folder a move has put in place; no call uses it before `publish`. Any thread may
-        call this.
+        """Loads a collection whose folder was put into the data folder by a move. Calls use the collection only after
+        `publish`. Any thread may call this method.
         """
         return GroupCommitWriter(self._load(collection_id), self._write_pool)
 

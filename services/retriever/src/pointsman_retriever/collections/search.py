@@ -35,9 +35,9 @@ MIN_RERANKED_PASSAGES = 50  # given to a reranker, even if fewer are asked for
 
 @dataclass(frozen=True, slots=True)
 class MeasuredResult:
-    """The passages that a search found, before or after reranking, with each one's number of tokens.
+    """The passages that a search found, before or after reranking, with the number of tokens of each passage.
 
-    `version` is the collection's, and `timings` are the seconds of each phase of the search.
+    `version` is the collection's version, and `timings` are the seconds of each phase of the search.
     """
 
     passages: tuple[Passage, ...]  # best first

@@ -154,11 +154,11 @@ class CollectionService:
     async def upsert_each(
         self, collection_id: CollectionId, documents: Sequence[Document], source: str
     ) -> Sequence[UpsertResult | PointsmanError]:
-        """Adds or replaces documents, whose ids must differ; returns for each, in order, its result or its error.
+        """Adds or replaces documents, whose ids must differ. Returns a result or an error for each document, in order.
 
-        An error of one document does not affect the others. `source` names where the documents come from, and is stored
-        with them; it may be empty. Raises FailedPrecondition ("fingerprint_mismatch") if another embedding model made
-        the collection's vectors, and Unavailable if the model's endpoint fails.
+        An error of one document does not affect the others. `source` names the place from which the documents come, and
+        is stored with them; it may be empty. Raises FailedPrecondition ("fingerprint_mismatch") if another embedding
+        model made the collection's vectors, and Unavailable if the model's endpoint fails.
         """
         return await self._with_writer(collection_id, lambda writer: self._upsert_each(writer, documents, source))
 
@@ -202,10 +202,10 @@ class CollectionService:
         return deleted
 
     def quota(self, collection_id: CollectionId) -> Quota:
-        """Returns a collection's quota; the default for new collections if it does not exist or its quota is
-        unreadable.
+        """Returns a collection's quota. If the collection does not exist or its quota cannot be read, returns the
+        default quota for new collections.
 
-        Unlike the other methods, this one raises nothing.
+        Unlike the other methods, this method raises no errors.
         """
         quota = self._registry.quota(collection_id)
         return self._tenant_limits.quota if quota is None else quota

@@ -1,5 +1,5 @@
-"""Collections in the store that several retrievers share: the store searches and changes them; this process keeps no
-index.
+"""Collections in the store that several retrievers share. The store itself searches and changes them, so this process
+keeps no index of them.
 """
 
 import threading
@@ -50,7 +50,7 @@ OpenStore = Callable[[], SharedStore]
 class SharedDocuments:
     """Reads the documents of one collection in the shared store.
 
-    The methods are those that `Store` has for a collection on disk.
+    It has the same methods as `Store`, which reads a collection on disk.
     """
 
     def __init__(self, collection_id: CollectionId, open_store: OpenStore) -> None:
@@ -84,10 +84,10 @@ class SharedDocuments:
             return reader.info.version, sketch_of(reader.document_digests())
 
     def vector_sketch(self, known_checksum: str) -> VectorSketch | None:
-        """Returns a sample of the collection's vectors; None if the checksum of all its vectors still is
+        """Returns a sample of the collection's vectors, or None if the checksum of the collection's vectors equals
         `known_checksum`.
 
-        A checksum is 16 hexadecimal digits.
+        A checksum is 16 hexadecimal digits. A caller passes the checksum of a sample that it already has.
         """
         with self._open().reading(self._id) as reader:
             if f"{reader.info.checksum:016x}" == known_checksum:
@@ -96,10 +96,10 @@ class SharedDocuments:
 
 
 class SharedCollection:
-    """A collection in the store that several retrievers share; has the methods of Collection, and raises SharedStore's
-    errors.
+    """A collection in the store that several retrievers share. It has the same methods as Collection, and raises the
+    errors of SharedStore.
 
-    `info` is the state that this process has seen last; searches and changes use the store's state.
+    `info` is the state that this process has last read; searches and changes use the present state in the store.
     """
 
     fault = ""
@@ -180,8 +180,8 @@ class SharedCollection:
         return CollectionSize(str(info.id), info.documents, info.chunks, info.bytes, info.chunks, age, False)
 
     def verify(self) -> Findings:
-        """Reads all documents; returns how they disagree with their records and with the collection's counts and
-        checksum.
+        """Reads all documents of the collection. Returns each contradiction between the documents, their records, and
+        the collection's counts and checksum.
         """
         counts = dict.fromkeys(("documents", "chunks", "bytes", "checksum"), 0)
         problems: list[str] = []
@@ -214,7 +214,9 @@ class SharedCollections:
     """The collections of the shared store that this process has read. Methods block; any thread may call them."""
 
     def __init__(self, connect: OpenStore) -> None:
-        """Takes a function that opens the store. The first use calls it; if it fails, the next use calls it again."""
+        """Takes the function `connect`, which opens the store. It is called at the first use of the store; if it fails,
+        it is called again at the next use.
+        """
         self._store = FailFastStore(connect)
         self._lock = threading.Lock()
         self._reads = count(1)
@@ -228,8 +230,8 @@ class SharedCollections:
         return self._store
 
     def refresh(self) -> None:
-        """Reads from the store which collections there are, and their states. Raises Unavailable ("store_unavailable")
-        if the store fails.
+        """Reads the list of collections and their states from the store. Raises Unavailable ("store_unavailable") if
+        the store fails.
         """
         read = next(self._reads)
         try:
@@ -251,7 +253,7 @@ class SharedCollections:
     def create(self, info: CollectionInfo) -> CollectionInfo:
         """Creates a collection in the shared store; returns its state.
 
-        If another retriever has just created one with this id, returns the state of that one.
+        If another retriever has just created a collection with this id, returns the state of that collection.
         """
         self.open().create(info)
         self.refresh()

@@ -55,11 +55,12 @@ class GroupCommitWriter:
     async def write(
         self, step: Callable[[AnyChange], T], documents: Sequence[EncodedDocument] = ()
     ) -> tuple[T, CollectionInfo]:
-        """Calls `step` to change the collection; returns its result and the collection's state after it.
+        """Calls `step` to change the collection; returns the result of `step` and the collection's state after the
+        change.
 
-        `documents` are those that `step` writes. Raises what `step` raises, NotFound if the collection is closed, and
-        storage errors (`translate_errors`) if the commit fails. If another change in the same commit raises an
-        exception that is not a PointsmanError, this method raises it too, and nothing is applied. A call that is
+        `documents` are the documents that `step` writes. Raises what `step` raises, NotFound if the collection is
+        closed, and storage errors (`translate_errors`) if the commit fails. If another change in the same commit raises
+        an exception that is not a PointsmanError, this method raises it too, and nothing is applied. A call that is
         cancelled while it waits for an earlier commit is not applied.
         """
         (done,) = await self.write_each([step], documents)

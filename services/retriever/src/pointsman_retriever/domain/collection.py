@@ -1,4 +1,4 @@
-"""A collection: its name, its quota, and its state at one version."""
+"""The classes of a collection: its id, its quota, and its state at one version."""
 
 import re
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class CollectionId:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """The most documents, chunks, and bytes of documents and vectors that a collection may have; 0 means unlimited."""
+    """The maximum numbers of documents, chunks, and bytes (documents and vectors) of a collection; 0 means no limit."""
 
     documents: int = 0
     chunks: int = 0

@@ -1,4 +1,4 @@
-"""Documents and their chunks, from the upload to the index."""
+"""The classes of a document and its chunks at each step of processing, from the upload to the index."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -103,8 +103,8 @@ class DeleteResult:
 
 @dataclass(frozen=True, slots=True)
 class IndexedChunks:
-    """Several chunks as parallel columns, in the form that the in-memory indexes take; `vectors` is (chunks,
-    dimensions).
+    """Several chunks in the form that the in-memory indexes take: parallel columns with one entry for each chunk.
+    `vectors` is (chunks, dimensions).
 
     `documents` has the database row number of each chunk's document.
     """

@@ -1,4 +1,4 @@
-"""A query, how its results are ranked, and its answer."""
+"""The classes of a search: the query, the options for ranking, and the results."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ from pointsman_retriever.domain import Vectors
 from pointsman_retriever.external.stores import ExternalOptions, Hit, Layout, require_fields
 
 CANDIDATES_PER_HIT = 2
-"""How many candidates each shard's approximate search considers, for each requested hit."""
+"""Number of candidates that the approximate search of each shard considers, for each requested hit."""
 
 
 class _Index:

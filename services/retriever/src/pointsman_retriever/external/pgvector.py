@@ -1,4 +1,6 @@
-"""Reads a table of PostgreSQL, by vectors of pgvector if it has some, and by words with its full-text search."""
+"""Searches a user's PostgreSQL table: by its pgvector column, if it has one, and by words with PostgreSQL's full-text
+search.
+"""
 
 import json
 from collections.abc import Sequence

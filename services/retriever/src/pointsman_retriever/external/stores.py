@@ -35,7 +35,7 @@ class _Strict(BaseModel):
 
 
 class ExternalFields(_Strict):
-    """The names that the fields of a passage have in the external store."""
+    """The names of the external store's fields that hold the parts of a passage, such as its text."""
 
     text: FieldName
     source: FieldName | None = Field(default=None, description="the field by which a passage is cited; unset: its id")
@@ -75,16 +75,16 @@ class ExternalOptions:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What an external store offers for searching one collection: `dimensions` of its vectors, and whether it ranks by
+    """The ways in which an external store can search one collection: by vectors with `dimensions` dimensions, and by
     words.
 
     `documents` is the number of documents.
     """
 
     dimensions: int
-    """The dimensions of the vectors; 0 if there are no vectors."""
+    """Number of dimensions of the store's vectors; 0 if the store has no vectors."""
     has_words: bool
-    """Whether the store ranks by words."""
+    """Whether the store can rank documents by the words of a query."""
     documents: int = 0
 
 
@@ -93,7 +93,7 @@ class Hit:
     id: str
     fields: Mapping[str, Any]
     score: float
-    """The cosine for a search by vectors; the store's own score for a search by words."""
+    """The passage's score: the cosine after a search by vectors, and the store's own score after a search by words."""
 
 
 class ExternalStore(Protocol):

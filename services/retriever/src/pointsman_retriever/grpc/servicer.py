@@ -210,9 +210,9 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
 
 
 async def discard_requests(requests: AsyncIterator[Any]) -> None:
-    """Reads and drops the messages that a client still sends after its call has failed, for `DISCARD_SECONDS` at most.
+    """Reads and drops the messages that a client still sends after its call has failed, for at most `DISCARD_SECONDS`.
 
-    A client that is still sending when its call ends would not receive the error.
+    If the call ended while the client is still sending, the client would not receive the error.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(DISCARD_SECONDS):

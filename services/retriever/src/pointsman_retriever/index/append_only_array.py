@@ -37,10 +37,10 @@ class AppendOnlyArray:
         self._array: NDArray[Any] = np.empty((0, *self._shape), dtype)
 
     def append(self, at: int, values: NDArray[Any]) -> None:
-        """Writes `values` as the row number `at` and the rows after it; the array then ends with the last of them.
+        """Writes `values` as the rows from number `at` on; the last of them becomes the last row of the array.
 
-        `at` is the number of committed rows. Rows from `at` on that exist already belong to a change that was not
-        committed, and are overwritten.
+        `at` is the number of committed rows. Existing rows from `at` on belong to a change that was not committed, and
+        are overwritten.
         """
         self._reserve(at + len(values))
         self._array[at : at + len(values)] = values
@@ -58,7 +58,9 @@ class AppendOnlyArray:
         self.rows = min(self.rows, rows)
 
     def first(self, rows: int) -> NDArray[Any]:
-        """Returns a view of the first `rows` rows, or of all if there are fewer; later appends do not change it."""
+        """Returns a view of the first `rows` rows, or of all rows if there are fewer. Later appends do not change the
+        view.
+        """
         rows = min(rows, self.rows)  # read before the array: whichever array is current then has all of them
         return self._array[:rows]
 

@@ -99,10 +99,11 @@ def _sort_postings(size: int, terms: Ints, rows: Ints, counts: Ints) -> Segment:
 
 @dataclass(frozen=True, slots=True)
 class WordIndex:
-    """An immutable snapshot of a BM25 word index. `with_changes` makes the next snapshot; this one stays valid for
-    readers.
+    """An immutable snapshot of a BM25 word index. `with_changes` makes the next snapshot; readers may go on using the
+    earlier one.
 
-    Snapshots share arrays to which rows are only appended; `alive` says which of the rows belong to this snapshot.
+    Snapshots share arrays to which rows are only appended. `alive` has a flag for each row: whether it belongs to this
+    snapshot.
     """
 
     analyzer: TermAnalyzer
@@ -240,7 +241,7 @@ class WordScores:
     total_share: float  # of all query terms; an unknown term counts as the rarest
 
     def best(self, count: int, among: Ids | None) -> Ids:
-        """Returns the ids of the `count` chunks with the best scores above 0, or of fewer; ordered by id, not by score.
+        """Returns the ids of at most `count` chunks: those with the best scores above 0, ordered by id, not by score.
 
         Only ids in `among` are considered, unless it is None.
         """

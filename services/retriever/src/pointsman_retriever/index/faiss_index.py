@@ -1,4 +1,6 @@
-"""The default vector store: a search compares all vectors while they are few, and later uses a FAISS IVF index."""
+"""The default vector store. A search compares the query with all vectors while there are few, and uses an approximate
+FAISS index (IVF) when there are many.
+"""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,8 +35,8 @@ class IndexThresholds:
 class FaissIndex:
     """An immutable snapshot of a collection's vectors in memory; implements VectorIndex.
 
-    Snapshots share arrays to which rows are only appended; `alive` says which of the rows belong to this snapshot.
-    `ivf` is the approximate index of the first rows; if it is None, a search compares all vectors.
+    Snapshots share arrays to which rows are only appended. `alive` has a flag for each row: whether it belongs to this
+    snapshot. `ivf` is the approximate index of the first rows; if it is None, a search compares all vectors.
     """
 
     ids: AppendOnlyArray  # chunk id of each row, ascending
@@ -180,8 +182,8 @@ def empty_faiss_index(
 ) -> FaissIndex:
     """Returns an index without vectors.
 
-    With `folder`, the vectors are in a temporary file there once they have `MIN_FILE_BYTES` bytes; until then, and
-    without it, they are in memory. If `gpu` is None, the index is on the CPU only.
+    With `folder`, the vectors are moved to a temporary file in this folder once they have `MIN_FILE_BYTES` bytes.
+    Before, or if `folder` is None, they are in memory. If `gpu` is None, the index is on the CPU only.
     """
     ids, vectors = AppendOnlyArray(np.int64), AppendOnlyArray(np.float32, dimensions, folder)
     return FaissIndex(ids, vectors, np.empty(0, np.bool_), 0, 0, thresholds=thresholds, gpu=gpu)

@@ -42,9 +42,11 @@ class Gpu:
     """
 
     copy: Callable[[Any], Any]
-    """Copies a FAISS index to the GPU, and returns the copy."""
+    """A function that copies a FAISS index to the GPU, and returns the copy."""
     count_search: Callable[[str], None] = lambda device: None
-    """Called once for each search of an IVF index: with "gpu", or with "cpu" if the GPU found too few results."""
+    """A function that is called once for each search of an IVF index: with "gpu", or with "cpu" if the GPU found too
+    few results.
+    """
     lock: Lock = field(default_factory=Lock)
 
 
@@ -63,10 +65,11 @@ class IvfIndex:
     gpu_index: Any = None  # used if its results contain enough allowed rows
 
     def nearest(self, vector: Vectors, count: int, allowed: Mask | None) -> NDArray[np.intp]:
-        """Returns the numbers of rows that probably include the `count` rows nearest to `vector`.
+        """Returns the numbers of rows that probably include the `count` rows nearest to `vector`; the caller compares
+        these rows exactly.
 
-        The caller compares these rows exactly. There are `count` to `RESCORING_FACTOR` times `count` of them, or fewer
-        if fewer rows are allowed. `allowed` has a flag for each row; None allows all rows.
+        The result has `count` to `RESCORING_FACTOR` times `count` rows, or fewer if fewer rows are allowed. `allowed`
+        has a flag for each row; None allows all rows.
         """
         allowed_rows = self.rows if allowed is None else int(np.count_nonzero(allowed))
         fetched = min(RESCORING_FACTOR * count, allowed_rows)

@@ -1,4 +1,4 @@
-"""An index of the chunks' metadata in memory, by which filters are evaluated; a row is a chunk.
+"""An index in memory of the metadata of a collection's chunks, by which filters are evaluated. A row is a chunk.
 
 Each metadata key has a column, which stores each distinct value once, with a number. So a filter tests each distinct
 value once, not once for each row.
@@ -35,9 +35,8 @@ class Column:
         self._rows = AppendOnlyArray(np.int32)
 
     def put(self, row: int, value: str) -> None:
-        """Sets the value of a row, which must be above all rows set before.
-
-        Rows that are left out, between the last row set before and this one, have no value.
+        """Sets the value of a row. `row` must be higher than the rows of all earlier calls; rows that are skipped have
+        no value.
         """
         number = self._numbers.get(value)
         if number is None:
@@ -49,13 +48,14 @@ class Column:
         self._rows.append(row, np.array([number], np.int32))
 
     def truncate(self, rows: int) -> None:
-        """Drops all rows after the first `rows` rows; they belong to a change that was not committed."""
+        """Drops all rows after the first `rows` rows. The dropped rows belong to a change that was not committed."""
         self._rows.truncate(rows)
 
     def rows(self, count: int) -> NDArray[np.int32]:
-        """Returns the value numbers of the first `count` rows, -1 for a row without a value.
+        """Returns the number of the value of each of the first `count` rows; the number is -1 for a row without a
+        value.
 
-        The array may be shorter if the last of these rows have no value.
+        The array is shorter than `count` if its last rows would have no value.
         """
         return self._rows.first(count)
 
@@ -80,9 +80,9 @@ class Column:
         return mask
 
     def selected(self, rows: NDArray[np.intp], count: int) -> "Column":
-        """Returns a new column with the values of some rows only, which are numbered from 0 on in the new column.
+        """Returns a new column with the values of the rows `rows` only, renumbered from 0 on.
 
-        `rows` are the numbers of these rows in the present column, ascending and below `count`.
+        `rows` are row numbers of this column, ascending and below `count`.
         """
         numbers = self.rows(count)
         column = Column()
@@ -101,9 +101,11 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class MetadataIndex:
-    """An immutable snapshot of a collection's metadata index. `with_changes` makes the next one; this one stays valid.
+    """An immutable snapshot of a collection's metadata index. `with_changes` makes the next snapshot; readers may go on
+    using the earlier one.
 
-    Snapshots share arrays and columns to which rows are only appended; `alive` says which rows belong to this snapshot.
+    Snapshots share arrays and columns to which rows are only appended. `alive` has a flag for each row: whether it
+    belongs to this snapshot.
     """
 
     ids: AppendOnlyArray  # chunk id of each row, ascending
@@ -143,7 +145,9 @@ class MetadataIndex:
         return found
 
     def documents_of(self, ids: Ids) -> Ids:
-        """Returns for each of these chunks, which must exist, its document's row number in the database."""
+        """Returns for each of the chunks with these ids the row number of its document in the database. All chunks must
+        exist.
+        """
         rows = np.searchsorted(self.ids.first(len(self.alive)), ids)
         found: Ids = self.documents.first(len(self.alive))[rows]
         return found
@@ -153,7 +157,9 @@ class MetadataIndex:
         return len(self.alive) > 4096 and self.count < (1.0 - _MAX_DELETED_SHARE) * len(self.alive)
 
     def compacted(self) -> "MetadataIndex":
-        """Returns an index of the same metadata, without the rows of deleted chunks; shares nothing with this one."""
+        """Returns a new index of the same metadata, without the rows of deleted chunks. It shares no storage with the
+        present index.
+        """
         rows = np.flatnonzero(self.alive)
         index = empty_metadata_index()
         index.ids.append(0, self.ids.first(len(self.alive))[rows])

@@ -45,7 +45,7 @@ class TermAnalyzer:
     def query_terms(self, text: str) -> Counter[str]:
         """Counts the terms in the first `MAX_QUERY_WORDS` words of a query, without stop words.
 
-        If the query has only stop words, these are counted.
+        If the query consists of stop words only, the stop words are counted.
         """
         words = _split_words(text)
         topical = [word for word in words if word not in _STOP_WORDS] or words

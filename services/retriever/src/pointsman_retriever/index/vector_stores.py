@@ -58,10 +58,11 @@ class VectorIndex(Protocol):
         """Returns whether `compacted` would make searches notably faster or free much memory."""
 
     def compacted(self) -> "VectorIndex":
-        """Returns an index of the same vectors that is faster to search and shares no storage with this one.
+        """Returns a new index of the same vectors that is faster to search and shares no storage with the present
+        index.
 
-        Called only if `needs_compaction` is true, in any thread; may take seconds. The caller applies the changes made
-        during the call to the result with `with_changes`.
+        Called only if `needs_compaction` is true, in any thread; may take seconds. Changes that are made to the
+        collection during the call are then applied to the result by the caller, with `with_changes`.
         """
 
     def close(self) -> None:
@@ -74,7 +75,8 @@ class VectorStore(Protocol):
     def empty_index(self, collection: CollectionInfo) -> VectorIndex:
         """Returns a new index without vectors for a collection.
 
-        The collection may have an index already: while an index is rebuilt, the old one is still searched.
+        While a collection's index is rebuilt, the old index is still searched, so the collection may have an index
+        already.
         """
 
     def close(self) -> None:
@@ -83,10 +85,10 @@ class VectorStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class VectorStoreOptions:
-    """The settings that are passed to the factory of a vector store: address, token, names, and where temporary files
-    go.
+    """The settings that are passed to the factory of a vector store: address, token, names, and the folder for
+    temporary files.
 
-    `prefix` starts all names in the store, and `owner` is the id of the retriever's data folder.
+    `prefix` is the beginning of all names in the store, and `owner` is the id of the retriever's data folder.
     """
 
     url: str = ""

@@ -14,14 +14,13 @@ from pointsman_servicekit.http_client import open_async_client, read_body
 from pointsman_retriever.rerank.rerankers import RerankerOptions
 
 MAX_ROW_BYTES = 64 * 1024
-"""The largest size in bytes of the part of a response that belongs to one text: its score, and perhaps the text
-itself."""
+"""Maximum bytes of a response for each reranked text: its score, and perhaps the text itself."""
 MAX_OTHER_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class HttpApi:
-    """The format of the requests and responses of one reranking API."""
+    """The names and the layout of requests and responses of one reranking API, such as Cohere's."""
 
     make_body: Callable[[str, str, Sequence[str]], Mapping[str, Any]]  # from model, query and texts
     find_rows: Callable[[Any], Any]  # from the response to its list of scored texts; may raise KeyError or TypeError

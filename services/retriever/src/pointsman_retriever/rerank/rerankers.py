@@ -34,8 +34,8 @@ class Reranker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RerankerOptions:
-    """The settings that are passed to the factory of a reranker: complete URL, model, API key, and seconds for one
-    answer.
+    """The settings that are passed to the factory of a reranker: complete URL, model, API key, and the timeout of one
+    answer in seconds.
     """
 
     url: str = field(default="", repr=False)  # the complete address, for example http://reranker:8080/rerank

@@ -46,11 +46,11 @@ class FusionParameters:
 
 @dataclass(frozen=True, slots=True)
 class FusedScores:
-    """The parts of the candidates' fused scores, from meaning (`dense`), words (`sparse`) and similar candidates
-    (`support`).
+    """The parts of the candidates' fused scores: similarity of meaning (`dense`), common words (`sparse`), and
+    similarity to other good candidates (`support`).
 
-    Each is an array (candidates,) and includes its weight; their sum is a candidate's total. `dense_weight` is the
-    weight of meaning, 0 to 1.
+    Each part is an array (candidates,) that is already weighted; a candidate's total is the sum of its parts.
+    `dense_weight` is the weight of meaning, 0 to 1.
     """
 
     dense_weight: float

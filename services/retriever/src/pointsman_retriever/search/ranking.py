@@ -65,7 +65,9 @@ class Stopwatch:
 
 @dataclass(frozen=True, slots=True)
 class ScoredCandidates:
-    """The chunks that may be returned, as parallel arrays (candidates, ...) of ids, vectors and scores."""
+    """The chunks among which a search chooses its results, as parallel arrays (candidates, ...) of ids, vectors and
+    scores.
+    """
 
     ids: Ids
     vectors: Vectors
@@ -75,10 +77,10 @@ class ScoredCandidates:
 
 
 def rank(snapshot: IndexSnapshot, query: ResolvedQuery, settings: SearchSettings) -> Ranking:
-    """Returns the best chunks of an index snapshot for a query, at most the query's `top_k`, and whether they are
-    relevant.
+    """Returns the best chunks of an index snapshot for a query, and whether they are relevant. There are at most as
+    many as the query's `top_k`.
 
-    `settings` are the search settings of the collection. Blocks.
+    `settings` are the search settings of the collection. The function blocks its thread.
     """
     parameters = resolve_fusion(query.options, settings)
     candidates = _find_candidates(snapshot, query, parameters)
@@ -110,7 +112,8 @@ def rank_candidates(
 
 
 def resolve_fusion(options: SearchOptions, settings: SearchSettings) -> FusionParameters:
-    """Returns the fusion method and the dense weight that the query sets, or else those of the collection's settings.
+    """Returns the fusion method and the weight of the dense scores for a query. Values that the query does not set are
+    taken from the collection's settings.
 
     If the query sets a method, the collection's weight is ignored, since it was chosen for the collection's method.
     """

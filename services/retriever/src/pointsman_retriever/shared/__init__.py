@@ -1,1 +1,3 @@
-"""Stores that several retrievers share: they hold texts, vectors and counts, and nothing is built at start."""
+"""Stores that several retrievers share. They hold texts, vectors and counts, so a retriever builds no index of them at
+start.
+"""

@@ -1,7 +1,7 @@
 """Encodes rows in the binary format of PostgreSQL's COPY, which is faster to write and read than text.
 
-https://www.postgresql.org/docs/current/sql-copy.html describes the format; that of a vector and of a tsvector is that
-of their functions vector_recv and tsvectorrecv.
+https://www.postgresql.org/docs/current/sql-copy.html describes the format. Vectors and tsvectors are encoded as the
+functions vector_recv and tsvectorrecv read them.
 """
 
 import struct

@@ -14,7 +14,7 @@ from pointsman_retriever.shared.stores import DocumentRecord, SharedChange, Shar
 def checksum_document(document_id: str, vectors: bytes) -> int:
     """Returns a 63-bit checksum of a document's id and the bytes of its vectors.
 
-    The XOR of those of all documents is the collection's checksum.
+    A collection's checksum is the XOR of the checksums of all its documents.
     """
     digest = hashlib.blake2b(vectors, digest_size=8)
     digest.update(document_id.encode())
@@ -42,10 +42,11 @@ def to_record(encoded: EncodedDocument) -> DocumentRecord:
 
 @dataclass(slots=True)
 class ChangeStep:
-    """One caller's change of a collection in the shared store, which is collected and written together with other
-    callers'.
+    """One caller's change of a collection in the shared store. It is collected, and written together with the changes
+    of other callers.
 
-    It has the methods of Change, which changes a collection on disk. `before` is the collection's state before it.
+    It has the same methods as Change, which changes a collection on disk. `before` is the collection's state before
+    this change.
     """
 
     before: CollectionInfo
@@ -57,11 +58,11 @@ class ChangeStep:
     added: list[DocumentRecord] = field(default_factory=list)
 
     def put(self, encoded: EncodedDocument) -> int:
-        """Adds a document, or replaces the one with its id; returns the number of new chunks.
+        """Adds a document, or replaces the document with the same id; returns the number of new chunks.
 
-        If the document is stored with equal content, vectors and source, nothing is written, and 0 is returned. All
-        chunks of a replaced document are new. Raises InvalidArgument ("nul_character") if its texts have a NUL
-        character, which stores do not accept.
+        If the document is already stored with equal content, vectors and source, nothing is written, and 0 is returned.
+        If a document is replaced, all its chunks are new. Raises InvalidArgument ("nul_character") if a text of the
+        document has a NUL character, which stores do not accept.
         """
         document = encoded.document
         if has_nul(encoded):
@@ -146,7 +147,8 @@ class PendingChange:
 def write(
     store: SharedStore, collection: CollectionId, added: Sequence[EncodedDocument], removed: Sequence[str] = ()
 ) -> CollectionInfo:
-    """Adds or replaces documents, whose ids must differ, and removes others, all or none; returns the new state.
+    """Adds or replaces the documents `added`, whose ids must differ, and removes the documents with the ids `removed`,
+    in one transaction; returns the collection's new state.
 
     Documents that are stored with equal content, vectors and source are not written again. Raises ResourceExhausted
     ("quota_exceeded"), and what the store raises.

@@ -1,4 +1,6 @@
-"""A shared store that connects at its first call, and fails at once for a while after the real one did not answer."""
+"""Wraps a shared store: connects at the first call, and lets calls fail at once for a while after the store did not
+answer.
+"""
 
 import threading
 import time
@@ -11,16 +13,18 @@ from pointsman_retriever.domain import CollectionId, CollectionInfo, EncodedDocu
 from pointsman_retriever.shared.stores import SharedChange, SharedReader, SharedStore
 
 AWAY = "store_unavailable"
-"""The code of the errors after which calls fail at once: those of a store that does not answer any call."""
+"""The error code of a shared store that does not answer. After an error with this code, further calls fail at once for
+a while.
+"""
 MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.05, 30.0
 
 
 class FailFastStore:
-    """Passes all calls to a shared store, which the first call opens; implements SharedStore.
+    """Wraps a shared store, which is opened at the first call, and passes all calls to it; implements SharedStore.
 
-    After a call that failed with AWAY, calls fail at once for as long as that call took, but at most for
-    MAX_PAUSE_SECONDS. Then one call tries the store,
-    and the others fail at once until it has succeeded. So a store that hangs occupies few threads.
+    After a call that failed with the code AWAY, calls fail at once for as long as the failed call took, but at most for
+    MAX_PAUSE_SECONDS. Then one call is sent to the store, and other calls fail at once until it has succeeded. So few
+    threads wait for a store that hangs.
     """
 
     def __init__(self, connect: Callable[[], SharedStore]) -> None:

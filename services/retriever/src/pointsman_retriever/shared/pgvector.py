@@ -1,11 +1,12 @@
-"""Collections in PostgreSQL with pgvector, which any number of retrievers read and write.
+"""Stores collections in PostgreSQL with pgvector; any number of retrievers may read and write them.
 
-The prefix is the name of a schema. In it are a table with the owner, one with the collections and their counts, and for
-each collection a table of documents, one of chunks, and one with the number of chunks that have each term. A change is
-one transaction that locks the collection's row, so the changes of all retrievers are applied one after another; a
-killed retriever's transaction is rolled back by PostgreSQL.
+All tables are in one schema, whose name is the configured prefix: a table with the installation that owns the schema,
+one with the collections and their counts, and for each collection a table of documents, one of chunks, and one with the
+number of chunks that have each term. A change is one transaction that locks the collection's row, so the changes of all
+retrievers are applied one after another. If a retriever is killed, PostgreSQL rolls its transaction back.
 
-A chunk's terms are those of `TermAnalyzer`, in a tsvector: a term that occurs n times has the positions 1 to n.
+A chunk's terms, which `TermAnalyzer` finds, are stored as a tsvector: a term that occurs n times has the positions 1 to
+n.
 """
 
 import json
@@ -50,13 +51,13 @@ _ROW_BYTES = 8_160  # rows with text, terms and vector stay on one page up to th
 
 
 class PgvectorStore:
-    """Collections in a schema of PostgreSQL; implements SharedStore."""
+    """Stores collections in a schema of PostgreSQL; implements SharedStore."""
 
     def __init__(self, options: SharedStoreOptions) -> None:
-        """Creates the schema with its owner, if it is missing.
+        """Creates the schema and records its owner, if the schema is missing.
 
         Raises FailedPrecondition if the database or the schema cannot be used ("store_unusable", `claim_schema`), or if
-        another installation owns the schema ("store_owned"), and Unavailable.
+        another installation owns the schema ("store_owned"), and Unavailable if the database does not answer.
         """
         self._options = options
         self._schema = quoted(options.prefix)

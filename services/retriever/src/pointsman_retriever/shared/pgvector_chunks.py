@@ -26,9 +26,10 @@ class _Staged:
 
 
 class StagedChunks:
-    """Chunks that were written in the transaction of `cursor` before their documents are.
+    """The chunks that the transaction of `cursor` has written for documents that may be added later in the transaction.
 
-    At the end of the transaction, `discard_others` must delete those whose documents were not written.
+    At the end of the transaction, `discard_others` must be called to delete the chunks of documents that were not
+    added.
     """
 
     def __init__(self, cursor: Any, analyzer: TermAnalyzer) -> None:
@@ -38,10 +39,11 @@ class StagedChunks:
         self._unused: list[int] = []
 
     def write_changed(self, tables: Tables, info: CollectionInfo, documents: Sequence[EncodedDocument]) -> None:
-        """Writes the chunks of those documents that are new or differ from the stored ones.
+        """Writes the chunks of the documents that are new or differ from the stored ones.
 
-        Leaves out documents with a NUL character, and those of a model with other dimensions, which made the collection
-        until another retriever made it anew: the change will refuse them, without failing other callers' changes.
+        Leaves out documents with a NUL character, and documents whose vectors have other dimensions than the
+        collection's: the change itself rejects such a document, without failing other callers' changes. Dimensions may
+        differ if another retriever has meanwhile created the collection again with another embedding model.
         """
         documents = [one for one in documents if not has_nul(one) and one.vectors.shape[1] == info.dimensions]
         reader = PgvectorReader(self._cursor, tables, info, 0)
@@ -49,7 +51,7 @@ class StagedChunks:
         self.write(tables, [one for one in documents if stored.get(one.document.id) != to_record(one)])
 
     def write(self, tables: Tables, documents: Sequence[EncodedDocument]) -> None:
-        """Writes the chunks of those documents for which this object has not written them yet."""
+        """Writes the chunks of the documents, except documents whose chunks this object has already written."""
         new = [one for one in documents if not self._has(one)]
         if not new:
             return
@@ -94,7 +96,7 @@ class StagedChunks:
         return words, terms
 
     def discard_others(self, tables: Tables, documents: Sequence[EncodedDocument]) -> None:
-        """Deletes all chunks that were written, except those of `documents`."""
+        """Deletes all chunks that this object has written, except the chunks of `documents`."""
         kept = {one.document.id for one in documents}
         others = [staged.number for document_id, staged in self._staged.items() if document_id not in kept]
         others += self._unused

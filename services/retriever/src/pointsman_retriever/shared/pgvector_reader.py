@@ -60,7 +60,9 @@ class PgvectorReader:
     """Reads one version of a collection, in the transaction of a cursor; implements SharedReader."""
 
     def __init__(self, cursor: Any, tables: Tables, info: CollectionInfo, words: int) -> None:
-        """Takes the number of `words` of all chunks."""
+        """Takes the names of the collection's `tables`, the collection's state `info`, and `words`, the number of words
+        in all its chunks.
+        """
         self.info = info
         self._cursor = cursor
         self._tables = tables

@@ -1,4 +1,4 @@
-"""Creates the schema of a shared store in PostgreSQL, and checks that the store can use what is there already."""
+"""Creates the PostgreSQL schema of a shared store, or checks that the store can use an existing schema."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,8 +39,8 @@ _FOREIGN = (
 
 
 def claim_schema(cursor: Any, schema: str, owner: str) -> str:
-    """Creates a schema and its tables for the installation `owner`, unless they exist; returns which installation owns
-    them.
+    """Creates a schema and its tables for the installation `owner`, unless they exist; returns the name of the
+    installation that owns them.
 
     Raises FailedPrecondition ("store_unusable"), with the remedy, if the extension is missing, too old or not on the
     search path, if the database has another encoding, if the user lacks a permission, or if a table has other columns.

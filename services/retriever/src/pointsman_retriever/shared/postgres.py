@@ -1,4 +1,6 @@
-"""Transactions with a PostgreSQL server over connections that are reused; converts its errors to PointsmanErrors."""
+"""Runs transactions on a PostgreSQL server over a pool of connections, and converts the server's errors to
+PointsmanErrors.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,7 +59,9 @@ class PostgresConnections:
     """A pool of connections to a PostgreSQL server. Any thread may begin a transaction; each has its own connection."""
 
     def __init__(self, options: SharedStoreOptions) -> None:
-        """Raises FailedPrecondition ("store_unusable") if the URL in `options` cannot be used."""
+        """Takes the URL, the password and the timeout from `options`. Raises FailedPrecondition ("store_unusable") if
+        the URL cannot be used.
+        """
         self._connector = PostgresConnector(options.url, options.token, options.timeout_seconds, SETTINGS)
 
     @contextmanager

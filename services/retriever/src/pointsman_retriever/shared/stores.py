@@ -34,22 +34,23 @@ SHARED_STORES: Mapping[str, str] = {
 @dataclass(frozen=True, slots=True)
 class SharedStoreOptions:
     url: str = field(repr=False)
-    """The store's URL. A store may refuse one with a password, so it is in no repr."""
+    """The store's URL. It is left out of the object's repr, since it may contain a password."""
     token: str = field(default="", repr=False)
-    """The password or key; empty if there is none."""
+    """The password or key of the store; empty if the store needs none."""
     prefix: str = "pointsman"
-    """Starts all names that are created in the store; an installation owns all names with its prefix."""
+    """The beginning of all names that retrievers create in the store. All names with it belong to one installation."""
     owner: str = "default"
-    """The installation: retrievers with equal owner and prefix share their collections."""
+    """The name of the installation. Retrievers with the same owner and prefix share their collections."""
     timeout_seconds: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentRecord:
-    """The facts about a stored document by which a change decides whether it differs, and updates the collection's
-    counts.
+    """Facts about a stored document. By them a change decides whether a new version of the document differs, and
+    updates the collection's counts.
 
-    `digest` and `checksum` are hashes of its content and of its id and vectors; `bytes` and `chunks` are its size.
+    `digest` is a hash of the document's content, and `checksum` a hash of its id and vectors; `bytes` and `chunks` are
+    its size.
     """
 
     digest: bytes  # digests.hash_document
@@ -62,9 +63,10 @@ class DocumentRecord:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The chunks among which a search ranks, ascending by id, as parallel arrays (candidates, ...).
+    """The chunks that a search ranks, ascending by id, as parallel arrays with one row for each chunk.
 
-    `counts` (candidates, terms), `lengths` (in words) and `frequencies` (chunks with each term) are what BM25 needs.
+    `counts` (candidates, terms), `lengths` (in words) and `frequencies` (number of chunks with each term) are the input
+    of BM25.
     """
 
     ids: Ids
@@ -92,18 +94,24 @@ class CandidateQuery:
 
 
 class SharedReader(Protocol):
-    """Interface for reading one version of a collection in the shared store; changes made meanwhile are not seen."""
+    """Interface for reading one version of a collection in the shared store. Changes made during the reading are not
+    visible.
+    """
 
     info: CollectionInfo
 
     def candidates(self, query: CandidateQuery) -> Candidates:
-        """Returns the chunks that a search ranks: those nearest to the query's vector, and the best ones by BM25."""
+        """Returns the chunks that a search has to rank: the chunks nearest to the query's vector, and the best chunks
+        by BM25.
+        """
 
     def passages(self, ranked: Sequence[RankedChunk], neighbours: int) -> tuple[Passage, ...]:
         """Returns the passages of chunks, in their order, each with up to `neighbours` chunks before and after it."""
 
     def find(self, ids: Sequence[str]) -> Mapping[str, DocumentRecord]:
-        """Returns, by id, the records of those of the documents `ids` that are stored."""
+        """Returns the records of the documents with the given ids: id -> record. Ids of documents that are not stored
+        are left out.
+        """
 
     def document(self, document_id: str) -> EncodedDocument | None:
         """Returns a document with its chunks and vectors; None if it is not stored."""
@@ -140,12 +148,15 @@ class SharedChange(Protocol):
     """The collection's state before the change."""
 
     def find(self, ids: Sequence[str]) -> Mapping[str, DocumentRecord]:
-        """Returns, by id, the records of those of the documents `ids` that are stored."""
+        """Returns the records of the documents with the given ids: id -> record. Ids of documents that are not stored
+        are left out.
+        """
 
     def commit(self, removed: Sequence[str], added: Sequence[EncodedDocument], after: CollectionInfo) -> None:
-        """Deletes the documents with the ids `removed`, writes `added`, and stores the collection's new state `after`.
+        """Deletes the documents with the ids `removed`, writes the documents `added`, and stores the collection's new
+        state `after`.
 
-        Either all of this is done, or nothing.
+        The method does all of these or none.
         """
 
     def documents(self, after: str, count: int) -> Sequence[EncodedDocument]:
@@ -161,24 +172,26 @@ class SharedChange(Protocol):
 
 
 class SharedStore(Protocol):
-    """Interface of a shared store; its methods block, and any thread of any retriever may call them.
+    """Interface of a store that several retrievers share; its methods block, and any thread of any retriever may call
+    them.
 
-    They raise FailedPrecondition if the store cannot be used as it is, InvalidArgument for a text that it cannot
-    store, Unavailable if it fails, and NotFound ("unknown_collection") if there is no such collection.
+    The methods raise FailedPrecondition if the store cannot be used until an operator changes it, InvalidArgument for a
+    text that it cannot store, Unavailable if the store fails, and NotFound ("unknown_collection") if there is no such
+    collection.
     """
 
     def collections(self) -> Sequence[CollectionInfo]: ...
 
     def create(self, info: CollectionInfo) -> bool:
-        """Creates an empty collection; returns False if there is one with this id already."""
+        """Creates an empty collection; returns False if a collection with this id already exists."""
 
     def drop(self, collection: CollectionId) -> bool:
         """Deletes a collection; returns whether it existed."""
 
     def rename(self, collection: CollectionId, to: CollectionId, above_version: int) -> bool:
-        """Gives a collection the id `to`, and a version above `above_version`; returns True if it has done so.
+        """Gives a collection the id `to` and a version above `above_version`; returns whether it has done so.
 
-        Returns False, and does nothing, if the id `to` is in use.
+        If another collection has the id `to`, it does nothing and returns False.
         """
 
     def configure(
@@ -189,8 +202,8 @@ class SharedStore(Protocol):
     def changing(
         self, collection: CollectionId, prepared: Sequence[EncodedDocument] = ()
     ) -> AbstractContextManager[SharedChange]:
-        """Locks a collection for a change by this retriever; the change is undone if the block ends without its
-        `commit`.
+        """Locks a collection for a change by this retriever. The change is undone if the block ends without a call of
+        the change's `commit`.
 
         `prepared` are documents, with different ids, that the change may add. A store may write parts of them before it
         locks the collection, so that other retrievers wait for a shorter time.

@@ -1,1 +1,1 @@
-"""The collections on disk, one SQLite file each: the source of truth."""
+"""Stores collections on disk, one SQLite file each. The indexes in memory are built from these files."""

@@ -1,4 +1,6 @@
-"""The data folder: TENANT/NAME for each collection, created and removed atomically, and a lock on the whole folder."""
+"""Manages the data folder, which has a folder TENANT/NAME for each collection. These are created and removed
+atomically, and the whole data folder is locked for one process.
+"""
 
 import fcntl
 import os
@@ -62,14 +64,18 @@ class DataFolder:
         return made
 
     def mark_move(self, folder: Path, to: str) -> None:
-        """Notes in a collection's folder, durably, that its move to the store `to` may or may not be committed."""
+        """Records durably, in a collection's folder, that it is not known whether the collection's move to the store
+        `to` was committed.
+        """
         with translate_disk_errors(folder):
             (folder / MOVE_FILE).write_text(to, "utf-8")
         sync_file(folder / MOVE_FILE)
         sync_folder(folder)
 
     def marked_move(self, collection_id: CollectionId) -> str:
-        """Returns the store to which a collection was moved, if it is not known whether that was committed; else ''."""
+        """Returns the store to which a move of the collection was begun, if it is not known whether the move was
+        committed; otherwise ''.
+        """
         file = self.folder(collection_id) / MOVE_FILE
         with translate_disk_errors(file):
             return file.read_text("utf-8") if file.exists() else ""
@@ -118,11 +124,11 @@ class DataFolder:
 
     @contextmanager
     def setting_aside(self, collection_id: CollectionId) -> Iterator[None]:
-        """Moves a collection's folder away for the length of the block, which installs another one in its place.
+        """Moves a collection's folder away for the length of the block, which installs another folder in its place.
 
         After the block, the old folder is deleted; if the block raises, the old folder is moved back. If the process is
-        killed in the block, `finish_replacements` moves the old folder back at the next start, unless the new one was
-        installed.
+        killed in the block, `finish_replacements` moves the old folder back at the next start, unless the new folder
+        was installed.
         """
         folder, aside = self.folder(collection_id), self._aside(collection_id)
         try:

@@ -51,9 +51,9 @@ def quick_check(store: Store) -> None:
 
 
 def check_all(store: Store) -> Findings:
-    """Checks one version of a collection, and returns its state and the problems found, at most MAX_PROBLEMS.
+    """Checks one version of a collection. Returns its state and the problems that were found, at most MAX_PROBLEMS.
 
-    The file is checked by SQLite's `integrity_check`; if that finds nothing, all rows are compared with their hashes
+    First SQLite's `integrity_check` checks the file. If it finds no problem, all rows are compared with their hashes
     and with the collection's counts and checksum. Raises storage errors (`translate_errors`), among them Internal
     ("collection_damaged") if damage keeps the file from being read.
     """

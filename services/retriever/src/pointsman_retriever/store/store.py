@@ -1,4 +1,6 @@
-"""One collection on disk: documents, chunks, vectors and settings in one SQLite file, the source of truth."""
+"""Stores one collection on disk: documents, chunks, vectors and settings in one SQLite file. Indexes are built from
+this file.
+"""
 
 import re
 import sqlite3
@@ -115,10 +117,11 @@ class Store:
             yield from connections.read_all_chunks(reader)
 
     def find_unchanged(self, documents: Sequence[Document], recipes: Sequence[str], source: str) -> set[str]:
-        """Returns the ids of those `documents` that are stored with the same title, text, metadata, recipe and source.
+        """Returns the ids of those `documents` that are already stored with the same title, text, metadata, recipe and
+        source.
 
-        `recipes` names the chunker of each document and its version, and `source` is where the documents come from.
-        Vectors are not compared.
+        `recipes` has for each document the name and version of its chunker; `source` names the place from which the
+        documents come. Vectors are not compared.
         """
         found = set()
         with self.connections.reader() as reader:

@@ -1,4 +1,4 @@
-"""Changes of a collection, in a transaction that keeps the tables and the counts consistent."""
+"""Changes a collection's file in transactions that keep the tables consistent with the collection's counts."""
 
 import json
 import sqlite3
@@ -41,7 +41,7 @@ class Transaction:
         """Yields a `Change`, with which the block makes one caller's changes.
 
         If the block raises, its changes are rolled back. If its changes grow the collection above its quota, they are
-        rolled back, and this raises ResourceExhausted ("quota_exceeded").
+        rolled back, and the context manager raises ResourceExhausted ("quota_exceeded").
         """
         self._connection.execute("SAVEPOINT step")
         change = Change(self._connection, self.info)
@@ -70,7 +70,9 @@ class Transaction:
         )
 
     def read_all_chunks(self) -> Iterator[IndexedChunks]:
-        """Yields all chunks in batches, ascending by id, as they are after the changes so far."""
+        """Yields all chunks of the collection in batches, ascending by id. Changes that this transaction has made are
+        included.
+        """
         return connections.read_all_chunks(self._connection)
 
     def finish(self) -> None:
@@ -136,7 +138,8 @@ class Change:
         return True
 
     def info_after(self) -> CollectionInfo:
-        """Returns the collection's state after this change; its checksum is still the old one.
+        """Returns the collection's state after this change. Its `checksum` is not updated yet; `Transaction.finish`
+        does this.
 
         The version is one higher if the change has changed more than the source of a document.
         """

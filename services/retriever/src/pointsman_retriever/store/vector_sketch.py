@@ -1,4 +1,4 @@
-"""Samples the vectors of a collection, from which a gateway estimates whether a request is about the collection's
+"""Samples the vectors of a collection. From the sample a gateway estimates whether a request is about the collection's
 documents.
 """
 
@@ -11,7 +11,7 @@ from pointsman_retriever.store.store import Store, read_collection
 
 MAX_VECTORS = 2048
 MAX_BYTES = 2 * 1024 * 1024
-"""Maximum size of the vectors in a sample; for models of more than 1,024 dimensions, a sample has fewer vectors."""
+"""Maximum bytes of the vectors in a sample. A sample has fewer vectors if they have more than 1,024 dimensions."""
 
 _MAX_VALUE = 127
 
