@@ -10,7 +10,7 @@ UNKNOWN = "unknown"
 """The task of requests that fit no configured task."""
 
 DECISION_ID_PREFIX = "dec_"
-"""The first characters of each decision's id. An answer's id is its decision's id with a prefix of the API before it."""
+"""The first characters of each decision's id. An answer's id is its decision's id after a prefix of the API."""
 
 
 @value

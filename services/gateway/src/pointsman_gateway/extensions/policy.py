@@ -79,7 +79,7 @@ class Requirements:
     """
 
     quality_floor: float | None = None
-    """The value, 0 to 1, that the lower confidence bound of a path's mean rating must reach; None if any value will do."""
+    """The value, 0 to 1, that the lower confidence bound of a path's mean rating must reach; None: any value."""
     confidence: float = 0.95
     """The one-sided confidence, 0 to 1, of the lower bound of a path's mean rating."""
     max_evaluation_ratings: int = MAX_EVALUATION_RATINGS
