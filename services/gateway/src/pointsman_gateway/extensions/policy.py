@@ -24,7 +24,7 @@ POLICIES = Registry(
 
 MAX_EVALUATION_RATINGS = 100
 """Default of `max_evaluation_ratings`: the rows of evaluations count as at most this many ratings, so that they do not
-outweigh the users' ratings.
+outweigh the ratings of real requests.
 """
 
 TRIAL = "policy:trial"
