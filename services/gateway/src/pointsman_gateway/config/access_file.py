@@ -11,10 +11,12 @@ from pydantic import Field, field_validator, model_validator
 from pointsman_gateway.config.field_types import Strict
 
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
-"""Asymmetric algorithms only: the key that verifies a symmetric signature can also create one."""
+"""The signature algorithms that tokens may use. All are asymmetric: the key that verifies a symmetric signature can
+also create one.
+"""
 
 CLAIM_REFERENCE = re.compile(r"\{([^{}]+)\}")
-"""Matches a `tenant` of the form "{CLAIM}", which stands for the value of that claim."""
+"""Matches a `tenant` of the form "{CLAIM}", which stands for the value of the token's claim with this name."""
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -67,7 +69,7 @@ class LimitsConfig(Strict):
 
 
 class GrantConfig(Strict):
-    """What users may do whose tokens have certain claims: their tenant, scope, limits and rights."""
+    """The tenant, scope, limits and rights of the users whose tokens have certain claims."""
 
     claims: dict[str, ClaimValues] = Field(
         default_factory=dict,

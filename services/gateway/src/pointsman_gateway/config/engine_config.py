@@ -229,10 +229,10 @@ class EngineConfig(Strict):
 
     @property
     def identity(self) -> "EngineConfig":
-        """Returns a copy with only the settings that make it this engine, such as the URL; all others have their
-        defaults.
+        """Returns a copy with only the settings that identify the engine, such as the URL; all other settings have
+        their defaults.
 
-        If the identity is the same after a reload of the configuration, the engine keeps its state.
+        If the identity is the same after a reload of the configuration, the gateway keeps the engine's runtime state.
         """
         others = ("timeouts", "breaker", "usd_per_hour", "request_fields", "endpoint_picker", *_CALLER_SETTINGS)
         return self.model_copy(update={name: type(self).model_fields[name].default for name in others})

@@ -7,11 +7,13 @@ from typing import TypeAlias
 from urllib.parse import urlsplit
 
 LORA_SERVER_GROUP = "dns:///"
-"""The prefix of `lora_server` for a group, in gRPC's notation: each address of the name has a lora-server."""
+"""The first characters of a `lora_server` that is a group, in gRPC's notation. Each IP address of the DNS name is a
+lora-server.
+"""
 ENGINE_GROUP = "dns+http://"
-"""The prefix of `url` for a group: each address of the name is an OpenAI-compatible engine."""
+"""The first characters of a `url` that is a group. Each IP address of the DNS name is an OpenAI-compatible engine."""
 POOL = "inferencepool://"
-"""The prefix of both for the pods of an InferencePool."""
+"""The first characters of a `lora_server` or `url` that is a group of the pods of a Kubernetes InferencePool."""
 
 _POOL = re.compile(r"(?P<namespace>[a-z0-9-]{1,63})/(?P<name>[a-z0-9.-]{1,253})(:(?P<port>[0-9]{1,5}))?")
 
@@ -64,11 +66,12 @@ def endpoint(address: str, port: int) -> str:
 
 
 def parse_group(lora_server: str, url: str) -> GroupName | None:
-    """Returns the address of a group of engines, which `lora_server` or `url` has; None if they are of a single engine.
+    """Returns the address of the group of engines in `lora_server` or `url`; None if they are the addresses of a single
+    engine.
 
-    A group of lora-servers is "dns:///NAME:PORT" or "inferencepool://NAMESPACE/NAME:PORT", one of engines is
-    "dns+http://NAME:PORT" or "inferencepool://NAMESPACE/NAME". Raises ValueError if a text that begins with "dns" or
-    "inferencepool" has another form, or an IP address instead of a DNS name.
+    A group of lora-servers is "dns:///NAME:PORT" or "inferencepool://NAMESPACE/NAME:PORT". A group of engines is
+    "dns+http://NAME:PORT" or "inferencepool://NAMESPACE/NAME". Raises ValueError if an address that begins with "dns"
+    or "inferencepool" has another form, or an IP address instead of a DNS name.
     """
     for setting, has_port in ((lora_server, True), (url, False)):
         if setting.startswith(POOL.removesuffix("//")):

@@ -36,10 +36,14 @@ group          nothing: `fields` are a block whose content is the next `members`
 """
 
 MAX_LINE_BREAKS = 2
-"""Maximum number of line breaks between two parts of a joined text that `find_parts` expects."""
+"""Maximum number of characters, usually line breaks, that `find_parts` skips one by one before it searches the whole
+text for the next part.
+"""
 
 Move = Callable[[int], int]
-"""Converts a position in the original text, in characters, to that in the changed text."""
+"""Function that takes a position in a message's original text and returns the position in the changed text, both in
+characters.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class Block:
     positions in the reasoning. Both are in characters."""
     end: int = 0
     members: int = 0
-    """For "group": the number of the following blocks that are its content."""
+    """For "group": how many of the blocks after this block are this block's content."""
 
     @property
     def is_text(self) -> bool:
@@ -94,10 +98,11 @@ def join_blocks(pieces: Sequence[tuple[str, Blocks]], separator: str) -> Blocks:
 
 
 def find_parts(text: str, parts: Sequence[str]) -> list[tuple[int, int]]:
-    """Returns the (start, end) of each of `parts` in `text`, in characters; `text` must contain them one after another.
+    """Returns the (start, end) of each of `parts` in `text`, in characters; `text` must contain the parts in their
+    order.
 
-    There may be other text between them, such as line breaks. Each part is taken where it first occurs after the part
-    before it.
+    There may be other text between two parts, such as line breaks. Each part is taken where it first occurs after the
+    part before it.
     """
     spans, position = [], 0
     for part in parts:

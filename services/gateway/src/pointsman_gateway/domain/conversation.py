@@ -15,27 +15,30 @@ class Step(Enum):
     FIRST = "first"
     """The conversation begins, or nothing is stored for it. The policy chooses the path."""
     LIKE_ANOTHER = "like_another"
-    """A conversation begins exactly like one that is in progress, and so has the same id. It stays on the path of that
-    one unless the path must be left."""
+    """The conversation begins exactly like another one that is in progress, and so has the same id. It stays on the
+    other conversation's path unless that path must be left.
+    """
     TURN = "turn"
-    """The user has written a further message."""
+    """The user has written a further message in a conversation for which a path is stored."""
     TOOL_LOOP = "tool_loop"
-    """Results of tools follow the assistant's last message, or that message is the last of all."""
+    """In the request's messages, results of tools follow the assistant's last message, or the assistant's message is
+    the last.
+    """
 
 
 @value
 class EarlierPath:
-    """The path that answered a conversation before its present path: its name, when it was last used, and for how much
-    text.
+    """The path (way to answer) that answered a conversation before its present path, with the time and length of the
+    last request on it.
 
-    Its engine may still have that text in its prefix cache, which makes going back to this path cheaper.
+    The path's engine may still have the text of that request in its prefix cache, which makes going back cheaper.
     """
 
     path: str
     used_at: float
-    """Time of the last request on this path, in Unix seconds."""
+    """Time of the conversation's last request on this path, in Unix seconds."""
     characters: int
-    """Length of the messages in that request, in characters."""
+    """Length of all messages in the conversation's last request on this path, in characters."""
 
 
 @value
@@ -49,28 +52,29 @@ class KeptPath:
     path: str
     task: str
     used_at: float
-    """Time of that request, in Unix seconds."""
+    """Time of the conversation's last request, in Unix seconds."""
     characters: int = 0
-    """Length of the messages in that request, in characters."""
+    """Length of all messages in the conversation's last request, in characters."""
     answers: int = 0
-    """The number of the assistant's messages in that request."""
+    """The number of the assistant's messages in the conversation's last request."""
     version: str = ""
-    """The adapter version that answered; empty if the path has no adapter."""
+    """The adapter version that answered the last request; empty if the path has no adapter."""
     replaces: str = ""
-    """The version that a rollback of `version` restores; empty if there is none."""
+    """The adapter version that a rollback of `version` restores; empty if there is none."""
     key: str = ""
     """The key of the random choices for the conversation, as `Decision.random_key`."""
     protected_until: float = 0.0
-    """Time in Unix seconds until which a new conversation that begins exactly like this one stays on the path; 0 if
-    this one has only a first request without tools."""
+    """Time in Unix seconds until which a new conversation that begins exactly like this one stays on this one's path; 0
+    if this conversation has only a first request without tools.
+    """
     earlier: EarlierPath | None = None
-    """The path before this one; None if the path has not changed."""
+    """The path that answered the conversation before `path`; None if its path has never changed."""
 
     def left_for(self, path: str) -> EarlierPath | None:
-        """Returns the earlier path to store if the path named `path` answers the conversation's next request.
+        """Returns the value of `earlier` to store after the path named `path` answers the conversation's next request.
 
-        If that changes the conversation's path, it is the path stored in this object; otherwise `earlier`. None if
-        there is none.
+        If `path` differs from the stored path, the stored path is returned, with its time and length. If it is equal,
+        or no path is stored, `earlier` is returned unchanged, which may be None.
         """
         if not self.path or path == self.path:
             return self.earlier
@@ -78,7 +82,7 @@ class KeptPath:
 
 
 NOTHING_KEPT = KeptPath("", "", 0.0)
-"""Stands for a conversation of which nothing is stored."""
+"""The `KeptPath` of a conversation of which nothing is stored: its path is empty."""
 
 
 @value
@@ -94,10 +98,10 @@ class ConversationStep:
     kept: KeptPath = field(default=NOTHING_KEPT)
     """How the conversation's last request before this one was answered."""
     key: str = ""
-    """The key of random choices for a request that names no user; empty: the decision's id."""
+    """The key of random choices for a request that names no user; if it is empty, the decision's id is the key."""
     mode: ConversationMode = "priced"
     pins_version: bool = True
-    """Whether the conversation keeps its adapter version after a change of the alias."""
+    """Whether the conversation keeps its adapter version when the adapter's alias is moved to another version."""
     answers: int = 0
     """The number of the assistant's messages in the request."""
     has_tools: bool = False
@@ -112,8 +116,8 @@ class ConversationStep:
 
     @property
     def continues(self) -> bool:
-        """Returns whether routing must consider the path of an earlier request, since that path is stored; False for a
-        first request.
+        """Returns whether routing must consider the stored path of an earlier request; False if the kind is
+        `Step.FIRST`.
         """
         return self.kind is not Step.FIRST
 

@@ -10,7 +10,7 @@ UNKNOWN = "unknown"
 """The task of requests that fit no configured task."""
 
 DECISION_ID_PREFIX = "dec_"
-"""The prefix of a decision's id. The id of an answer is that id with a further prefix of its API before it."""
+"""The first characters of each decision's id. An answer's id is its decision's id after a prefix of the API."""
 
 
 @value
@@ -25,7 +25,7 @@ class Labels:
     probabilities: tuple[tuple[str, float], ...]
     """(task, probability), most likely first; they add up to 1. Empty if no classifier has read the request."""
     abstained: bool
-    """Whether classification assigns no task, so that the default path answers."""
+    """Whether classification assigns no task to the request. The default path then answers."""
     stage: str
     """What decided: "forced" (the request names a path or model), "rule:NAME", "static" or "encoder" (stages of the
     classifier), "conversation", "parts" (parts of the text belong to different tasks), "language" or "no_tasks".
@@ -38,9 +38,9 @@ class Labels:
     """How much the text is like the examples of its task: a score minus the task's threshold, or for a conversation the
     log-odds of the task against no task. Below 0 the classifier abstains."""
     notes: tuple[str, ...] = ()
-    """Remarks for the decision, such as that only a part of the text was read."""
+    """Remarks of the classification for the decision, such as that only a part of the text was read."""
     user_words: str = ""
-    """The part of the user's last message that was classified; empty if it was all of it, or nothing was classified."""
+    """The part of the user's last message that was classified; empty if the whole message or nothing was classified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +87,15 @@ class Decision:
     stream_unvalidated: frozenset[str] = frozenset()
     """Paths whose answers are streamed before they are validated, and so cannot be escalated."""
     random_key: str = ""
-    """The key of random choices, such as of a canary, if the request names no user: that of its conversation. If it is
-    empty, `id` is used."""
+    """The conversation's key for random choices, such as of a canary, used if the request names no user. If it is
+    empty, `id` is used.
+    """
 
     @property
     def is_buffered(self) -> bool:
         """Returns whether the whole answer of `path` is validated before any of it is sent to the client.
 
-        It is if another path may answer after a rejection (`escalation`), and `path` is not in `stream_unvalidated`.
+        True if another path may answer after a rejection (`escalation`), and `path` is not in `stream_unvalidated`.
         """
         return _is_buffered(self.path, self.escalation, self.stream_unvalidated)
 

@@ -18,7 +18,7 @@ class Feedback:
     correction: str = ""
     """A description of what was wrong with the answer."""
     right_task: str = ""
-    """The task that classification should have found, or `UNKNOWN` for none; empty if nothing is said about it."""
+    """The task that classification should have found, or `UNKNOWN` for no task; empty if the feedback names no task."""
     right_answer: str = ""
     tenant: str = ""
     """The sender's tenant; a sender without a tenant (empty) may rate the answers of all tenants."""
@@ -44,7 +44,7 @@ class PathEvidence:
     evaluated: float = 0.0
     """The number of rows of data sets on which evaluations have scored the path."""
     score: float = 0.0
-    """The mean score of these rows, 0 to 1."""
+    """The mean score of the `evaluated` rows, 0 to 1."""
 
     def with_evaluations(self, max_ratings: float) -> "PathEvidence":
         """Returns the statistics with results of evaluations counted as ratings.
@@ -72,4 +72,4 @@ class PathScore:
     """What answered: the name of the base model, or an adapter version."""
     rows: int
     score: float
-    """The mean over the rows, 0 to 1."""
+    """The mean score over the rows of the data set, 0 to 1."""

@@ -5,7 +5,9 @@ from enum import StrEnum
 from typing import Protocol
 
 UNFORESEEN = "unforeseen"
-"""Replaces an error code that is not known, such as one of an extension, because codes are labels of metrics."""
+"""The outcome in metrics and receipts for an unknown error code, such as one of an extension: metrics need a fixed set
+of codes.
+"""
 
 OK, ROUTED, CANCELLED, INTERNAL = "ok", "routed", "cancelled", "internal"
 
@@ -80,7 +82,9 @@ def is_failure(outcome: str) -> bool:
 
 
 class CodedError(Protocol):
-    """What outcomes need of an error: its code, HTTP status and fault. Servicekit's `PointsmanError` implements it."""
+    """Interface of an error for the functions of this module: its code, HTTP status and fault. Servicekit's
+    `PointsmanError` implements it.
+    """
 
     @property
     def code(self) -> str: ...

@@ -14,7 +14,7 @@ configuration does not name.
 """
 
 FORM_PARAMETERS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
-"""vLLM's parameters for the form of an answer; the last four are those of older versions."""
+"""vLLM's parameters for the form of an answer; the last four are the parameters of older vLLM versions."""
 STRUCTURING_PARAMETERS = ("tools", "functions", *FORM_PARAMETERS)
 """Parameters that, like `response_format`, give the answer a structure."""
 FORM_FIELDS = frozenset({"response_format", *FORM_PARAMETERS})
@@ -27,9 +27,11 @@ class Alias:
 
     alias: str
     version: str
-    """The stable version; the canary's is `canary_version`."""
+    """The stable adapter version to which the alias points; `canary_version` is the canary's version."""
     revision: int = 0
-    """Increases with each change of the alias or of its canary, so the report with the higher revision is newer."""
+    """Number that increases with each change of the alias or of its canary. Of two reports, the higher revision is
+    newer.
+    """
     canary_version: str = ""
     """The canary's version; empty if the alias has no canary."""
     canary_weight: float = 0.0
@@ -50,7 +52,7 @@ class ResolvedAdapter:
     has_canary: bool = False
     """Whether the alias has a canary, so that the outcome of the request is reported to a lora-server."""
     notes: tuple[str, ...] = ()
-    """Remarks for the decision."""
+    """Remarks on the choice of the version, for the decision."""
     replaces: str = ""
     """The version that a rollback of `version` restores; empty if there is none."""
 
@@ -72,7 +74,7 @@ class AdapterVersion:
     created_unix_ms: int
     error_code: str
     error: str
-    """The message of the last error; empty if there was none."""
+    """The message of the version's last error; empty if there was none."""
     metrics: Mapping[str, float]
     """Results of the version's evaluation, by name, such as "heldout_exact"."""
     parent: str

@@ -38,8 +38,8 @@ class GuardedText(msgspec.Struct, frozen=True, gc=False):
 class Finding:
     """Something forbidden that a guardrail has found: its kind, and where it is.
 
-    `text` is the index of the text, and `start` to `end` the place in it, in characters. Without an `end`, it is the
-    whole text.
+    `text` is the index of the text in the list that `find` got. `start` to `end` is the range in this text, in
+    characters. Without an `end`, the finding is about the whole text.
     """
 
     kind: str
@@ -47,7 +47,7 @@ class Finding:
     caller.
     """
     text: int = 0
-    """The index of the text among those that `find` got."""
+    """The index of the text in the list of texts that `Guardrail.find` got, from 0."""
     start: int = 0
     end: int | None = None
     """`start` and `end` are positions in the text, in characters. If `end` is None, the finding is about the whole text
@@ -72,10 +72,10 @@ class Guardrail(Protocol):
     """
 
     Options: ClassVar[Any]
-    """The type of the options in the configuration: any type that pydantic can validate."""
+    """The type of the guardrail's options in the configuration: any type that pydantic can validate."""
 
     def __init__(self, options: Any, context: GuardrailContext) -> None:
-        """Takes the options of the configuration. Raises ValueError if they cannot be used."""
+        """Takes the guardrail's options from the configuration. Raises ValueError if the options cannot be used."""
 
     async def find(self, hook: Hook, texts: Sequence[GuardedText]) -> Sequence[Finding]:
         """Returns what is forbidden in the texts; empty if all texts may pass. `hook` says which texts these are.

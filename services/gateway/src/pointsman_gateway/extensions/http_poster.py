@@ -14,7 +14,7 @@ class HttpReply:
     pieces: tuple[bytes, ...]
     """The body, in the pieces in which it arrived."""
     retry_after: float | None = None
-    """Seconds to wait before a retry, as the response says; None if it does not."""
+    """Seconds to wait before a retry, as the response says; None if the response does not say."""
     location: str = ""
     """The target of a redirect, which is not followed; empty if there is none."""
 

@@ -23,8 +23,9 @@ POLICIES = Registry(
 )
 
 MAX_EVALUATION_RATINGS = 100
-"""Default of `max_evaluation_ratings`: the rows of evaluations count as at most this many ratings, so as not to
-outweigh those of traffic."""
+"""Default of `max_evaluation_ratings`: the rows of evaluations count as at most this many ratings, so that they do not
+outweigh the ratings of real requests.
+"""
 
 TRIAL = "policy:trial"
 """The reason of a plan whose path was chosen to collect ratings for it, not because it is the best one."""
@@ -74,15 +75,15 @@ class Plan:
 class Requirements:
     """What a policy requires of a path's ratings before it relies on the path; the console shows which paths meet it.
 
-    It is that the lower confidence bound of the mean rating reaches `quality_floor`.
+    The requirement: the lower confidence bound of the path's mean rating reaches `quality_floor`.
     """
 
     quality_floor: float | None = None
-    """The value that the lower confidence bound of a path's mean rating must reach; None: any will do."""
+    """The value, 0 to 1, that the lower confidence bound of a path's mean rating must reach; None: any value."""
     confidence: float = 0.95
-    """The confidence of that bound, one-sided."""
+    """The one-sided confidence, 0 to 1, of the lower bound of a path's mean rating."""
     max_evaluation_ratings: int = MAX_EVALUATION_RATINGS
-    """The number of ratings that the evaluated rows of a path count as at most."""
+    """Each row on which an evaluation has scored the path counts as one rating, up to this number of rows."""
 
 
 class PolicyContext(Protocol):
@@ -136,7 +137,7 @@ class Policy(Protocol):
     """
 
     Options: ClassVar[Any]
-    """The type of the options in the configuration: any type that pydantic can validate."""
+    """The type of the policy's options in the configuration: any type that pydantic can validate."""
     is_constant: ClassVar[bool] = False
     """Whether the plan is the same for every request, so that `plan` is called only once."""
     needs_validators: bool = False

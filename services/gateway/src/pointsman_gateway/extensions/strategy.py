@@ -57,12 +57,12 @@ class Draft:
     vector: Vector | None
     """The embedding of the request's text; None if it is not known."""
     system: tuple[str, ...] = ()
-    """The parts of the system message before those of the client."""
+    """The parts of the system message that the strategies have added; the client's system messages follow them."""
     examples: tuple[tuple[str, str], ...] = ()
     """(message of the user, message of the assistant) for each example, in the order of the prompt."""
     passages: tuple[Passage, ...] = ()
     searches: int = 0
-    """The number of searches that succeeded."""
+    """The number of searches in collections of documents that succeeded for this request."""
     retrieval_seconds: float = 0.0
     collection_versions: tuple[tuple[str, int], ...] = ()
     """(collection, version of the collection) for each search that succeeded."""
@@ -123,7 +123,7 @@ class Found:
     passages: tuple[Passage, ...]
     """The passages found, best first."""
     relevant: bool
-    """Whether the retriever considers at least one of them relevant."""
+    """Whether the retriever considers at least one of the passages relevant to the query."""
     version: int = 0
     """The version of the collection that was searched."""
 
@@ -162,7 +162,7 @@ class Strategy(Protocol):
     """
 
     Options: ClassVar[Any]
-    """The type of the options in the configuration: any type that pydantic can validate."""
+    """The type of the strategy's options in the configuration: any type that pydantic can validate."""
     needs_embedding: ClassVar[bool] = True
     """Whether the strategy may use the context's `embed`. The embedding model is not loaded if nothing in the
     configuration needs it."""
@@ -170,7 +170,7 @@ class Strategy(Protocol):
     """The text that the strategy adds to every system message, if it does nothing else; otherwise None."""
 
     def __init__(self, options: Any, context: StrategyContext) -> None:
-        """Takes the options of the configuration. Raises ValueError if they cannot be used."""
+        """Takes the strategy's options from the configuration. Raises ValueError if the options cannot be used."""
 
     @staticmethod
     def resources(options: Any) -> Resources:

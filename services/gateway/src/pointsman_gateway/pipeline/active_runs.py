@@ -14,10 +14,13 @@ from pointsman_servicekit.errors import PointsmanError, Unavailable
 from pointsman_gateway.engines.engine_client import out_of_time
 
 GRACE_SECONDS = 0.6
-"""Seconds after its deadline until a run is ended here; it is longer than `UNREAD_SECONDS`, whose error comes first."""
+"""Seconds from a request's deadline until `ActiveRuns` cancels it; longer than `UNREAD_SECONDS`, whose error comes
+first.
+"""
 CHECK_SECONDS = 0.2
-"""Seconds between two checks. One timer serves all runs, which costs 0.2 microseconds for each run; a timer for each
-would cost 2 to 4."""
+"""Seconds between two checks of all deadlines. One timer serves all requests, which costs 0.2 microseconds for each
+request; a timer for each request would cost 2 to 4 microseconds.
+"""
 
 
 class Run(Protocol):
@@ -29,7 +32,7 @@ class Run(Protocol):
 
 
 class ActiveRuns:
-    """The requests in progress, with their deadlines. Each is cancelled soon after its deadline, or at shutdown."""
+    """The requests in progress, with their deadlines. It cancels a request soon after its deadline, or at shutdown."""
 
     def __init__(self) -> None:
         self._limits: dict[Run, float] = {}

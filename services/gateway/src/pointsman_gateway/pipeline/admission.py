@@ -23,14 +23,14 @@ from pointsman_gateway.pipeline.request_checks import check_request
 
 MAX_RETRY_AFTER_SECONDS = 30.0
 MAX_UNREAD_BYTES = 64 * 1024 * 1024
-"""Limit for the bytes that clients have not read yet, over all answers together."""
+"""Maximum number of bytes of answers that clients have not read yet, over all answers together."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
     max_waiting: int = 1024
     timeout: float = 10.0
-    """Maximum time that a request waits, in seconds."""
+    """Maximum time that a request waits in the queue for a slot, in seconds."""
 
 
 class UnreadBudget:
@@ -104,8 +104,8 @@ class Admission:
         return not (self.is_closed or self.is_draining)
 
     async def wait_until_empty(self, within: float) -> bool:
-        """Waits until no request is in progress or in the queue, but at most `within` seconds. Returns whether that is
-        so.
+        """Waits until no request is in progress or in the queue, but at most `within` seconds. Returns whether no
+        request is left.
         """
         try:
             async with asyncio.timeout(within):

@@ -14,8 +14,9 @@ from pointsman_gateway.extensions import GuardedText
 from pointsman_gateway.pipeline.guardrails import Span, map_texts, redact
 
 MAX_RELEASED_CHUNKS = 256
-"""Maximum number of chunks that are passed on in one iteration of the event loop. While a slow guardrail checks, tens
-of thousands may be held, and all of them may be cleared at once."""
+"""Maximum number of chunks that `release` returns at once. While a slow guardrail checks, tens of thousands of chunks
+may be held, and all may be cleared at once.
+"""
 
 
 @dataclass(slots=True, eq=False)

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """One request in the queue, with its tenant; one with a higher `priority` gets a slot earlier.
+    """One request in the queue, with its tenant. A request with a higher `priority` gets a slot earlier.
 
-    `turn` is a future that completes when the request gets a slot, and fails if it is dropped.
+    `turn` is a future that completes when the request gets a slot, and fails if the request is dropped.
     """
 
     priority: int
@@ -35,7 +35,7 @@ class Waiter:
 class FairQueue:
     """The requests that wait for a slot.
 
-    The highest priority goes first; among equal priorities, the tenant with the fewest slots.
+    The request with the highest priority gets the next slot; among equal priorities, the tenant with the fewest slots.
     """
 
     def __init__(self, max_waiting: int) -> None:

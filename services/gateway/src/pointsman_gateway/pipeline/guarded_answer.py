@@ -11,9 +11,9 @@ from pointsman_gateway.pipeline.guardrails import Guardrails, Verdicts, current_
 from pointsman_gateway.ports import AnswerSource, AnswerStream, Backend, CallRecord, ChunkSink
 
 EVERY_CHARACTERS_AS_A_WHOLE = 16_384
-"""Number of new characters before the next check of an answer that is not streamed."""
+"""Guardrails check an answer that is not streamed to the client each time it has this many new characters."""
 MAX_HELD_CHARACTERS = 65_536
-"""If more characters wait for a check, the gateway stops reading from the engine."""
+"""If more characters of an answer than this wait for guardrails, the gateway stops reading from the engine."""
 
 
 class GuardedBackend:

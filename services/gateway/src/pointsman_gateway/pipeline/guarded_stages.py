@@ -37,7 +37,7 @@ AnyReceipt = TypeVar("AnyReceipt", bound=Receipt | UndecidedReceipt)
 PARAMETER = "parameter"
 """The `GuardedText.role` of texts in a request's parameters."""
 UNCHECKED_PARAMETERS = frozenset({"prompt", "tools", "functions", "betas"})
-"""Parameters whose texts are not checked. The prompts of a completion are checked as messages instead."""
+"""Parameters of a request whose texts guardrails do not check. Prompts of a completion are checked as messages."""
 DETAILS = "reasoning_details"
 """The field of a message with the signatures of its reasoning."""
 

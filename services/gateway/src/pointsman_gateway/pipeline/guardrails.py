@@ -47,7 +47,7 @@ class NotText:
     """
 
     names: Set[str] = frozenset()
-    """The names of the fields."""
+    """The names of the fields whose strings are not checked."""
     within: Mapping[str, "NotText"] = field(default_factory=dict)
     """The fields that are not checked in the objects below a field, by that field's name."""
     media: Set[str] = frozenset()
