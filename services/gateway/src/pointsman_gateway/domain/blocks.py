@@ -39,7 +39,9 @@ MAX_LINE_BREAKS = 2
 """Maximum number of line breaks between two parts of a joined text that `find_parts` expects."""
 
 Move = Callable[[int], int]
-"""Converts a position in the original text, in characters, to that in the changed text."""
+"""A function from a position in a message's original text to the position of the same character after the text was
+changed; both are counted in characters.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,10 @@ class Block:
     fields: Mapping[str, Any] = field(default_factory=dict)
     """The block's fields that the message does not have; for "whole" and "group" all fields of the block."""
     start: int = 0
-    """The position at which the block's part of the text begins; `end` is where it ends. For "thinking", both are
-    positions in the reasoning. Both are in characters."""
+    """The position at which the part of the text begins to which the block refers; `end` is the position at which the
+    part ends. Both are counted in characters, for "thinking" in the message's reasoning, otherwise in the message's
+    text.
+    """
     end: int = 0
     members: int = 0
     """For "group": the number of the following blocks that are its content."""
@@ -94,10 +98,10 @@ def join_blocks(pieces: Sequence[tuple[str, Blocks]], separator: str) -> Blocks:
 
 
 def find_parts(text: str, parts: Sequence[str]) -> list[tuple[int, int]]:
-    """Returns the (start, end) of each of `parts` in `text`, in characters; `text` must contain them one after another.
+    """Returns the (start, end) of each of `parts` in `text`, in characters.
 
-    There may be other text between them, such as line breaks. Each part is taken where it first occurs after the part
-    before it.
+    `text` must contain the parts in the given order, perhaps with other text between two parts, such as line breaks.
+    Each part is taken where it first occurs after the end of the part before it.
     """
     spans, position = [], 0
     for part in parts:

@@ -15,62 +15,71 @@ class Step(Enum):
     FIRST = "first"
     """The conversation begins, or nothing is stored for it. The policy chooses the path."""
     LIKE_ANOTHER = "like_another"
-    """A conversation begins exactly like one that is in progress, and so has the same id. It stays on the path of that
-    one unless the path must be left."""
+    """The first request of a conversation whose messages are exactly those with which a conversation in progress began,
+    so that both have the same id. The request is answered by the path of the conversation in progress, unless that path
+    cannot be used.
+    """
     TURN = "turn"
     """The user has written a further message."""
     TOOL_LOOP = "tool_loop"
-    """Results of tools follow the assistant's last message, or that message is the last of all."""
+    """The request lets the model go on with its turn: results of tools follow the assistant's last message, or the last
+    of all messages is one of the assistant.
+    """
 
 
 @value
 class EarlierPath:
-    """The path that answered a conversation before its present path: its name, when it was last used, and for how much
-    text.
+    """The path (way to answer) that answered a conversation before its present path: its name, the time of its last
+    request, and the length of that request's messages.
 
-    Its engine may still have that text in its prefix cache, which makes going back to this path cheaper.
+    The path's engine may still have those messages in its prefix cache, which makes it cheaper to return to the path.
     """
 
     path: str
     used_at: float
     """Time of the last request on this path, in Unix seconds."""
     characters: int
-    """Length of the messages in that request, in characters."""
+    """Length of the messages in the last request on this path, in characters."""
 
 
 @value
 class KeptPath:
-    """What is stored about a conversation for its next request: mainly which path (way to answer) answered the last
-    request.
+    """What is stored about a conversation after each of its requests, for the next one: mainly which path (way to
+    answer) answered the request.
 
-    It also has the time and length of that request, the adapter version that answered, and the path before this one.
+    The fields describe the last request: its time and length, the adapter version that answered it, and the path that
+    answered the conversation before `path`.
     """
 
     path: str
     task: str
     used_at: float
-    """Time of that request, in Unix seconds."""
+    """Time of the conversation's last request, in Unix seconds."""
     characters: int = 0
-    """Length of the messages in that request, in characters."""
+    """Length of the messages in the conversation's last request, in characters."""
     answers: int = 0
-    """The number of the assistant's messages in that request."""
+    """The number of the assistant's messages in the conversation's last request."""
     version: str = ""
     """The adapter version that answered; empty if the path has no adapter."""
     replaces: str = ""
-    """The version that a rollback of `version` restores; empty if there is none."""
+    """The adapter version that an operator restores by a rollback of `version`; empty if there is none."""
     key: str = ""
-    """The key of the random choices for the conversation, as `Decision.random_key`."""
+    """The text that determines the random choices for the conversation, such as whether a canary (a new adapter version
+    on trial) answers it; see `Decision.random_key`.
+    """
     protected_until: float = 0.0
-    """Time in Unix seconds until which a new conversation that begins exactly like this one stays on the path; 0 if
-    this one has only a first request without tools."""
+    """Time in Unix seconds. Until then, a new conversation that begins with exactly the same messages is answered by
+    this path. 0 if the conversation has had only one request, without tools.
+    """
     earlier: EarlierPath | None = None
-    """The path before this one; None if the path has not changed."""
+    """The path that answered the conversation before `path`; None if no other path has."""
 
     def left_for(self, path: str) -> EarlierPath | None:
-        """Returns the earlier path to store if the path named `path` answers the conversation's next request.
+        """Returns the value of `earlier` to store after the path named `path` has answered the conversation's next
+        request.
 
-        If that changes the conversation's path, it is the path stored in this object; otherwise `earlier`. None if
-        there is none.
+        If `path` is another path than the one stored here, that is the stored one, with its time and length. If it is
+        the same path, or if none is stored, it is the present `earlier`, which may be None.
         """
         if not self.path or path == self.path:
             return self.earlier
@@ -78,7 +87,7 @@ class KeptPath:
 
 
 NOTHING_KEPT = KeptPath("", "", 0.0)
-"""Stands for a conversation of which nothing is stored."""
+"""The `KeptPath` of a conversation about which nothing is stored: its texts are empty and its numbers 0."""
 
 
 @value
@@ -86,7 +95,7 @@ class ConversationStep:
     """One request of a conversation: its place in the conversation, and what is stored or estimated about the
     conversation.
 
-    Routing reads it, to decide whether the path of the last request also answers this one.
+    The router uses it to decide whether the path that answered the last request also answers this one.
     """
 
     id: str
@@ -94,16 +103,20 @@ class ConversationStep:
     kept: KeptPath = field(default=NOTHING_KEPT)
     """How the conversation's last request before this one was answered."""
     key: str = ""
-    """The key of random choices for a request that names no user; empty: the decision's id."""
+    """The text that determines random choices for the conversation if its requests name no user. If it is empty, the id
+    of the request's decision is used.
+    """
     mode: ConversationMode = "priced"
     pins_version: bool = True
-    """Whether the conversation keeps its adapter version after a change of the alias."""
+    """Whether later requests of the conversation are answered by the same adapter version after the adapter's alias was
+    moved to another version.
+    """
     answers: int = 0
     """The number of the assistant's messages in the request."""
     has_tools: bool = False
     """Whether the request allows calls of tools."""
     is_shared: bool = True
-    """Whether the path that answers is also stored in Redis, for other gateways."""
+    """Whether the gateway also writes the path that answers to Redis, so that other gateways know it."""
     idle_seconds: float = 0.0
     """Seconds since the conversation's last request before this one; 0 for a first request."""
     requests_left: float = 1.0
@@ -112,7 +125,7 @@ class ConversationStep:
 
     @property
     def continues(self) -> bool:
-        """Returns whether routing must consider the path of an earlier request, since that path is stored; False for a
+        """Returns whether the path of an earlier request is stored, so that routing has to consider it; False for a
         first request.
         """
         return self.kind is not Step.FIRST

@@ -10,7 +10,9 @@ UNKNOWN = "unknown"
 """The task of requests that fit no configured task."""
 
 DECISION_ID_PREFIX = "dec_"
-"""The prefix of a decision's id. The id of an answer is that id with a further prefix of its API before it."""
+"""The prefix of a decision's id. The id of an answer is the decision's id with a prefix of the API before it, such as
+"chatcmpl-".
+"""
 
 
 @value
@@ -25,7 +27,7 @@ class Labels:
     probabilities: tuple[tuple[str, float], ...]
     """(task, probability), most likely first; they add up to 1. Empty if no classifier has read the request."""
     abstained: bool
-    """Whether classification assigns no task, so that the default path answers."""
+    """Whether the classifier was not sure enough to assign a task, so that the default path answers."""
     stage: str
     """What decided: "forced" (the request names a path or model), "rule:NAME", "static" or "encoder" (stages of the
     classifier), "conversation", "parts" (parts of the text belong to different tasks), "language" or "no_tasks".
@@ -35,12 +37,16 @@ class Labels:
     margin: float = 0.0
     """The difference between the highest and the second highest probability."""
     in_distribution_score: float = 0.0
-    """How much the text is like the examples of its task: a score minus the task's threshold, or for a conversation the
-    log-odds of the task against no task. Below 0 the classifier abstains."""
+    """How much the classified text is like the examples of its task; the classifier assigns no task if it is below 0.
+
+    It is a score minus the task's threshold or, for a conversation, the log-odds of the task against no task.
+    """
     notes: tuple[str, ...] = ()
     """Remarks for the decision, such as that only a part of the text was read."""
     user_words: str = ""
-    """The part of the user's last message that was classified; empty if it was all of it, or nothing was classified."""
+    """The part of the user's last message that was classified. Empty if the whole message was, or if nothing was
+    classified.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +93,16 @@ class Decision:
     stream_unvalidated: frozenset[str] = frozenset()
     """Paths whose answers are streamed before they are validated, and so cannot be escalated."""
     random_key: str = ""
-    """The key of random choices, such as of a canary, if the request names no user: that of its conversation. If it is
-    empty, `id` is used."""
+    """The text that determines random choices, such as whether a canary answers, if the request names no user: the key
+    of its conversation. If it is empty, `id` is used instead.
+    """
 
     @property
     def is_buffered(self) -> bool:
-        """Returns whether the whole answer of `path` is validated before any of it is sent to the client.
+        """Returns whether the whole answer of `path` is validated before any part of it is sent to the client.
 
-        It is if another path may answer after a rejection (`escalation`), and `path` is not in `stream_unvalidated`.
+        True if another path may answer after a validator's rejection (`escalation` is not empty), and `path` is not in
+        `stream_unvalidated`.
         """
         return _is_buffered(self.path, self.escalation, self.stream_unvalidated)
 
@@ -175,11 +183,10 @@ class Decision:
 def planned_escalation(
     path: Path, escalation: Sequence[Path], stream_unvalidated: frozenset[str]
 ) -> tuple[Considered, ...]:
-    """Returns the entry for `Decision.considered` of the path that would answer after a validator's rejection
-    (escalation).
+    """Returns the entry for `Decision.considered` of the path that answers if a validator rejects the answer of `path`.
 
-    That is the first path of `escalation`. Returns an empty tuple if `escalation` is empty, or if `path` is one of
-    `stream_unvalidated`, whose answers are sent before they are validated.
+    The tuple has one entry, for the first path of `escalation`. It is empty if `escalation` is empty, or if `path` is
+    one of `stream_unvalidated`, whose answers are sent before they are validated.
     """
     if not _is_buffered(path, escalation, stream_unvalidated):
         return ()
