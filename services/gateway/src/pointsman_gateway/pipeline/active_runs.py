@@ -1,7 +1,8 @@
-"""Keeps the requests in progress ("runs"), to end those that outlive their deadline, and all of them at shutdown.
+"""Keeps a list of the requests in progress ("runs"), and ends each one that outlives its deadline, and all of them at
+shutdown.
 
-Engines, retrieval and queues enforce the deadline themselves, with more precise errors. This is the last resort: a run
-ends even if the code that it waits for never returns.
+Engines, retrieval and queues enforce the deadline themselves, with more precise errors. This module is the last resort:
+a run ends even if the code that it waits for never returns.
 """
 
 import asyncio
@@ -14,22 +15,27 @@ from pointsman_servicekit.errors import PointsmanError, Unavailable
 from pointsman_gateway.engines.engine_client import out_of_time
 
 GRACE_SECONDS = 0.6
-"""Seconds after its deadline until a run is ended here; it is longer than `UNREAD_SECONDS`, whose error comes first."""
+"""Seconds after its deadline until `ActiveRuns` ends a run. They are more than `UNREAD_SECONDS`, so that a client that
+does not read its answer gets the more precise error AnswerNotRead.
+"""
 CHECK_SECONDS = 0.2
-"""Seconds between two checks. One timer serves all runs, which costs 0.2 microseconds for each run; a timer for each
-would cost 2 to 4."""
+"""Seconds between two checks for runs past their deadline. One timer serves all runs, which costs 0.2 microseconds for
+each run; a timer of its own would cost a run 2 to 4.
+"""
 
 
 class Run(Protocol):
     def cancel(self, reason: PointsmanError | None = None) -> None:
-        """Ends the handling of the request. The caller gets the error `reason`; None means that the caller has
-        disconnected.
+        """Ends the handling of the request. The request's sender gets the error `reason`; None means that the client
+        has disconnected.
         """
         ...
 
 
 class ActiveRuns:
-    """The requests in progress, with their deadlines. Each is cancelled soon after its deadline, or at shutdown."""
+    """The requests in progress, with their deadlines. Each request is cancelled soon after its deadline, or at
+    shutdown.
+    """
 
     def __init__(self) -> None:
         self._limits: dict[Run, float] = {}
@@ -50,10 +56,11 @@ class ActiveRuns:
 
     @contextmanager
     def running(self, deadline: float) -> Iterator[None]:
-        """A context manager that limits the time of its block, as for any request in progress.
+        """A context manager that ends its block at a deadline and at shutdown, as the runs of requests are ended.
 
-        The block's task is cancelled about `GRACE_SECONDS` after `deadline` (seconds on the event loop's clock), and
-        the context manager then raises DeadlineExceeded; at shutdown, it raises Unavailable ("shutting_down").
+        About `GRACE_SECONDS` after `deadline` (seconds on the event loop's clock), the task that executes the block is
+        cancelled, and the context manager raises DeadlineExceeded; at shutdown, it raises Unavailable
+        ("shutting_down").
         """
         run = _TaskRun()
         self.add(run, deadline)
@@ -105,7 +112,7 @@ class _TaskRun:
 
 
 def _end(run: Run, error: PointsmanError) -> None:
-    """Cancels a request with `error`, in an event-loop callback of its own, so that an exception in it affects no
-    other.
+    """Cancels a request with `error`, in a callback of the event loop: an exception in it does not stop the
+    cancellation of other requests.
     """
     asyncio.get_running_loop().call_soon(run.cancel, error)

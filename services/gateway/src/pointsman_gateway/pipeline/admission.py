@@ -23,7 +23,7 @@ from pointsman_gateway.pipeline.request_checks import check_request
 
 MAX_RETRY_AFTER_SECONDS = 30.0
 MAX_UNREAD_BYTES = 64 * 1024 * 1024
-"""Limit for the bytes that clients have not read yet, over all answers together."""
+"""Maximum number of bytes of all answers together that wait in the gateway because clients have not read them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +104,7 @@ class Admission:
         return not (self.is_closed or self.is_draining)
 
     async def wait_until_empty(self, within: float) -> bool:
-        """Waits until no request is in progress or in the queue, but at most `within` seconds. Returns whether that is
-        so.
-        """
+        """Waits up to `within` seconds until no request is in progress or in the queue; returns False if any is."""
         try:
             async with asyncio.timeout(within):
                 while self.in_flight or self._queue:
@@ -192,11 +190,11 @@ class Admission:
 
     @contextmanager
     def lend(self) -> Iterator[None]:
-        """A context manager that lets another request use this request's slot during a block that needs no engine.
+        """A context manager that lends this request's slot to another request while its block waits for no engine.
 
         Such a block waits until an adapter is loaded, for example. At most `max_in_flight` slots are lent at once;
-        beyond that, the block changes nothing. After the block the request continues at once, even if more requests are
-        then in progress than there are slots.
+        beyond that, the slot is not lent. After the block the request continues at once, even if more requests are then
+        in progress than there are slots.
         """
         if self._lent >= self.max_in_flight:
             yield

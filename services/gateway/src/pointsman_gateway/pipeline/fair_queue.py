@@ -16,10 +16,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """One request in the queue, with its tenant; one with a higher `priority` gets a slot earlier.
-
-    `turn` is a future that completes when the request gets a slot, and fails if it is dropped.
-    """
+    """One request in the queue, with its tenant. A request with a higher `priority` leaves the queue earlier."""
 
     priority: int
     tenant: str
@@ -33,9 +30,10 @@ class Waiter:
 
 
 class FairQueue:
-    """The requests that wait for a slot.
+    """The queue of requests that wait for a slot (one of the requests that may be in progress at once).
 
-    The highest priority goes first; among equal priorities, the tenant with the fewest slots.
+    The request with the highest priority leaves it first; of requests with equal priorities, one of the tenant that has
+    the fewest requests in progress.
     """
 
     def __init__(self, max_waiting: int) -> None:
@@ -47,9 +45,11 @@ class FairQueue:
         return self._count
 
     def add(self, waiter: Waiter) -> Waiter | None:
-        """Adds a request. Returns None, or if the queue is full, the request that the caller must reject.
+        """Adds the request `waiter` to the queue. Returns None or, if the queue is full, the request that the caller
+        must reject.
 
-        That is either a waiting request, which is removed to make room, or `waiter` itself, which is then not added.
+        The rejected request is either one that was waiting, which has been removed to make room, or `waiter` itself,
+        which is then not added.
         """
         dropped = None
         if self._count >= self._max_waiting:

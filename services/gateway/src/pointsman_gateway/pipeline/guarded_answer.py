@@ -1,4 +1,6 @@
-"""Checks an answer by guardrails while it arrives from the engine: no text is sent to the client before its check."""
+"""Has guardrails check an answer while it arrives from the engine: no text is sent to the client before it was
+checked.
+"""
 
 import asyncio
 from contextvars import copy_context
@@ -11,13 +13,17 @@ from pointsman_gateway.pipeline.guardrails import Guardrails, Verdicts, current_
 from pointsman_gateway.ports import AnswerSource, AnswerStream, Backend, CallRecord, ChunkSink
 
 EVERY_CHARACTERS_AS_A_WHOLE = 16_384
-"""Number of new characters before the next check of an answer that is not streamed."""
+"""Number of new characters after which guardrails check an answer that is not streamed."""
 MAX_HELD_CHARACTERS = 65_536
-"""If more characters wait for a check, the gateway stops reading from the engine."""
+"""Maximum number of an answer's characters that wait for a check by guardrails. With more, the gateway stops reading
+from the engine for the time being.
+"""
 
 
 class GuardedBackend:
-    """Wraps a backend, and has guardrails check its answers, including those from the cache; implements `Backend`."""
+    """Wraps a backend (the engines and the cache), and has guardrails check its answers, including those from the
+    cache. Implements `Backend`.
+    """
 
     def __init__(self, inner: Backend, guardrails: Guardrails) -> None:
         configs = [active.config for active in guardrails.at("response")]

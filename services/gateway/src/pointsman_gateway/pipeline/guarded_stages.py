@@ -35,9 +35,11 @@ AnyReceipt = TypeVar("AnyReceipt", bound=Receipt | UndecidedReceipt)
 
 
 PARAMETER = "parameter"
-"""The `GuardedText.role` of texts in a request's parameters."""
+"""The value of `GuardedText.role` for texts in a request's parameters, such as the description of a tool."""
 UNCHECKED_PARAMETERS = frozenset({"prompt", "tools", "functions", "betas"})
-"""Parameters whose texts are not checked. The prompts of a completion are checked as messages instead."""
+"""Names of request parameters whose texts guardrails do not check as parameters. The prompts of a completion are
+checked as messages instead.
+"""
 DETAILS = "reasoning_details"
 """The field of a message with the signatures of its reasoning."""
 
