@@ -57,8 +57,10 @@ class Block:
     fields: Mapping[str, Any] = field(default_factory=dict)
     """The block's fields that the message does not have; for "whole" and "group" all fields of the block."""
     start: int = 0
-    """The position at which the block's part of the text begins; `end` is where it ends. For "thinking", both are
-    positions in the reasoning. Both are in characters."""
+    """The position at which the part of the text begins to which the block refers; `end` is the position at which the
+    part ends. Both are counted in characters, for "thinking" in the message's reasoning, otherwise in the message's
+    text.
+    """
     end: int = 0
     members: int = 0
     """For "group": how many of the blocks after this block are this block's content."""

@@ -43,10 +43,11 @@ class EarlierPath:
 
 @value
 class KeptPath:
-    """What is stored about a conversation for its next request: mainly which path (way to answer) answered the last
-    request.
+    """What is stored about a conversation after each of its requests, for the next one: mainly which path (way to
+    answer) answered the request.
 
-    It also has the time and length of that request, the adapter version that answered, and the path before this one.
+    The fields describe the last request: its time and length, the adapter version that answered it, and the path that
+    answered the conversation before `path`.
     """
 
     path: str
@@ -62,7 +63,9 @@ class KeptPath:
     replaces: str = ""
     """The adapter version that a rollback of `version` restores; empty if there is none."""
     key: str = ""
-    """The key of the random choices for the conversation, as `Decision.random_key`."""
+    """The text that determines the random choices for the conversation, such as whether a canary (a new adapter version
+    on trial) answers it; see `Decision.random_key`.
+    """
     protected_until: float = 0.0
     """Time in Unix seconds until which a new conversation that begins exactly like this one stays on this one's path; 0
     if this conversation has only a first request without tools.
@@ -90,7 +93,7 @@ class ConversationStep:
     """One request of a conversation: its place in the conversation, and what is stored or estimated about the
     conversation.
 
-    Routing reads it, to decide whether the path of the last request also answers this one.
+    The router uses it to decide whether the path that answered the last request also answers this one.
     """
 
     id: str
@@ -107,7 +110,7 @@ class ConversationStep:
     has_tools: bool = False
     """Whether the request allows calls of tools."""
     is_shared: bool = True
-    """Whether the path that answers is also stored in Redis, for other gateways."""
+    """Whether the gateway also writes the path that answers to Redis, so that other gateways know it."""
     idle_seconds: float = 0.0
     """Seconds since the conversation's last request before this one; 0 for a first request."""
     requests_left: float = 1.0

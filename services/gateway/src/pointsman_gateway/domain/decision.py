@@ -35,8 +35,10 @@ class Labels:
     margin: float = 0.0
     """The difference between the highest and the second highest probability."""
     in_distribution_score: float = 0.0
-    """How much the text is like the examples of its task: a score minus the task's threshold, or for a conversation the
-    log-odds of the task against no task. Below 0 the classifier abstains."""
+    """How much the classified text is like the examples of its task; the classifier assigns no task if it is below 0.
+
+    It is a score minus the task's threshold or, for a conversation, the log-odds of the task against no task.
+    """
     notes: tuple[str, ...] = ()
     """Remarks of the classification for the decision, such as that only a part of the text was read."""
     user_words: str = ""
@@ -93,7 +95,7 @@ class Decision:
 
     @property
     def is_buffered(self) -> bool:
-        """Returns whether the whole answer of `path` is validated before any of it is sent to the client.
+        """Returns whether the whole answer of `path` is validated before any part of it is sent to the client.
 
         True if another path may answer after a rejection (`escalation`), and `path` is not in `stream_unvalidated`.
         """
@@ -176,11 +178,10 @@ class Decision:
 def planned_escalation(
     path: Path, escalation: Sequence[Path], stream_unvalidated: frozenset[str]
 ) -> tuple[Considered, ...]:
-    """Returns the entry for `Decision.considered` of the path that would answer after a validator's rejection
-    (escalation).
+    """Returns the entry for `Decision.considered` of the path that answers if a validator rejects the answer of `path`.
 
-    That is the first path of `escalation`. Returns an empty tuple if `escalation` is empty, or if `path` is one of
-    `stream_unvalidated`, whose answers are sent before they are validated.
+    The tuple has one entry, for the first path of `escalation`. It is empty if `escalation` is empty, or if `path` is
+    one of `stream_unvalidated`, whose answers are sent before they are validated.
     """
     if not _is_buffered(path, escalation, stream_unvalidated):
         return ()

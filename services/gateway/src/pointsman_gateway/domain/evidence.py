@@ -10,7 +10,7 @@ class Feedback:
     """Feedback on one answer: a rating, a correction, the right task, the right answer, or several of these."""
 
     decision_id: str
-    """The decision that led to the answer."""
+    """The id of the routing decision for the rated request, or of the answer, whose id ends with the decision's."""
     id: str = ""
     """Feedback with the same id counts once. If it is empty, an id is derived from the content."""
     rating: float | None = None
@@ -35,14 +35,14 @@ class PathEvidence:
     ratings: float = 0.0
     """The number of rated answers."""
     quality: float = 0.0
-    """The mean rating, 0 to 1."""
+    """The mean of the users' ratings, 0 to 1; it has no meaning if `ratings` is 0."""
     answers: float = 0.0
     """The number of answers with a receipt."""
     p95_seconds: float = 0.0
     """95th percentile of the seconds from a request's arrival to its end."""
     mean_cost_usd: float = 0.0
     evaluated: float = 0.0
-    """The number of rows of data sets on which evaluations have scored the path."""
+    """The number of rows of data sets on which evaluations (`pointsman eval`) have scored the path."""
     score: float = 0.0
     """The mean score of the `evaluated` rows, 0 to 1."""
 

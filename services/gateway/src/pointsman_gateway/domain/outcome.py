@@ -13,7 +13,9 @@ OK, ROUTED, CANCELLED, INTERNAL = "ok", "routed", "cancelled", "internal"
 
 
 class Fault(StrEnum):
-    """The component at fault if a request fails, for service level objectives and alerts; "none" without a failure."""
+    """The component at fault for a failed request, by which alerts and service level objectives count failures; "none"
+    if the request did not fail.
+    """
 
     NONE = "none"
     CALLER = "caller"
@@ -62,9 +64,10 @@ _BY_FAULT: Mapping[Fault, str] = {
 
 
 OUTCOMES: Mapping[str, str] = {code: fault.value for fault, codes in _BY_FAULT.items() for code in codes.split()}
-"""The value of `Fault` for each of the gateway's own outcomes. `fault_of` also considers the error itself.
+"""The component at fault (a value of `Fault`) for each outcome of a request that the gateway itself produces.
 
-Codes of other services are not listed: the client that receives such an error sets its `fault`.
+The codes of other services' errors are not listed: the client of the service sets the error's attribute `fault`, which
+`fault_of` reads first.
 """
 
 

@@ -9,14 +9,16 @@ from typing import Any
 from pointsman_gateway.domain.value import value
 
 IDLE, OTHER = "idle", "other"
-"""Values of the label `path` in metrics: "idle" for an engine's time without requests, "other" for a path that the
-configuration does not name.
+"""Two values of the label `path` in Prometheus metrics. "idle" is for the time in which an engine has no requests,
+"other" for requests on a path that the configuration does not name.
 """
 
 FORM_PARAMETERS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 """vLLM's parameters for the form of an answer; the last four are the parameters of older vLLM versions."""
 STRUCTURING_PARAMETERS = ("tools", "functions", *FORM_PARAMETERS)
-"""Parameters that, like `response_format`, give the answer a structure."""
+"""Request parameters that give the answer a structure, as `response_format` does: tools, functions, and vLLM's
+`FORM_PARAMETERS`.
+"""
 FORM_FIELDS = frozenset({"response_format", *FORM_PARAMETERS})
 """Parameters that set the form of an answer; a request may have only one of them."""
 
@@ -33,7 +35,7 @@ class Alias:
     newer.
     """
     canary_version: str = ""
-    """The canary's version; empty if the alias has no canary."""
+    """The adapter version on trial, which answers a share of the requests; empty if none is on trial."""
     canary_weight: float = 0.0
     """The share of users whose requests the canary answers, 0 to 1."""
     previous: str = ""
@@ -50,11 +52,13 @@ class ResolvedAdapter:
     revision: int = 0
     """The alias's revision; 0 if the path names a version instead of an alias."""
     has_canary: bool = False
-    """Whether the alias has a canary, so that the outcome of the request is reported to a lora-server."""
+    """Whether the alias has a canary (a version on trial). The gateway then reports the request's outcome to a
+    lora-server.
+    """
     notes: tuple[str, ...] = ()
     """Remarks on the choice of the version, for the decision."""
     replaces: str = ""
-    """The version that a rollback of `version` restores; empty if there is none."""
+    """The adapter version that an operator restores by a rollback of `version`; empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +121,16 @@ class AliasMove:
 
     alias: str
     version: str
-    """The version to which the alias moves; empty to end a canary, or to roll the alias back."""
+    """The version to which the alias moves, or the version of the new canary. Empty to end a canary, or to roll the
+    alias back.
+    """
     expected_version: str
     """The command is rejected unless the alias points to this version now; empty accepts any version."""
     author: str
     weight: float = 1.0
     """Only for a canary: its share of users, above 0 and up to 1; 0 ends the canary."""
     force: bool = False
-    """Whether to move the alias even if the evaluation says that a prompt without the adapter is as good."""
+    """Whether to move the alias even if the version's evaluation says that prompting the base model is as good."""
     reason: str = ""
     """The reason for a rollback, which is stored in the history."""
 
@@ -133,7 +139,7 @@ class AliasMove:
 class Sampling:
     """Sampling parameters of a request or of a path, such as `temperature`.
 
-    A None in a request means that the path's parameter applies; a None in a path, that the engine's default applies.
+    If a request's parameter is None, the value of its path is used; if that is None too, the engine's default.
     """
 
     max_tokens: int | None = None
@@ -141,7 +147,9 @@ class Sampling:
     top_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] | None = None
-    """The stop sequences. An empty tuple means none, whatever the path's setting is; None: the path's setting."""
+    """The texts at which the engine stops. In a request, an empty tuple stands for no such texts, whatever the path's
+    setting is, and None for the path's setting.
+    """
     structured_max_tokens: int | None = None
     """Only for a path: its `max_tokens` for structured requests (see `is_structured`)."""
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -257,7 +265,9 @@ class Path:
     collections: tuple[str, ...] = ()
     """The collections of documents that the strategies search."""
     fingerprint: str = ""
-    """A hash of the path's configuration, prompts and examples. Statistics with another fingerprint do not count."""
+    """A hash of the path's configuration, prompts and examples. If it changes, earlier statistics of the path, such as
+    ratings, are not used any more.
+    """
     resolved_adapter: ResolvedAdapter | None = None
     """The version of `adapter` for one request; None before the decision, or if the path has no adapter."""
     shows_examples: bool = field(default=False, compare=False)
@@ -265,7 +275,9 @@ class Path:
     tuned_from: str = ""
     """The model from which `model` was fully fine-tuned; empty if `model` is a base model."""
     answer_limit: AnswerLimit | None = field(default=None, compare=False)
-    """None: only the engine limits an answer, as for a model that a request names."""
+    """The maximum length of answers without `max_tokens`. If it is None, as for a model that a request names, only the
+    engine limits the length.
+    """
     kind: Kind = field(init=False, compare=False)
 
     @property
@@ -293,7 +305,9 @@ class CatalogTask:
     policy: str
     """The policy's name, such as "fixed" or "best_value"."""
     paths: tuple[str, ...]
-    """All paths that may answer, each once: those of the policy, the task's fallbacks, and the default path."""
+    """The names of all paths that may answer the task's requests, each once: those of the task's policy, its fallbacks,
+    and the default path.
+    """
     metric: Mapping[str, Any] | None
     """{name: options} of the metric that scores answers; None if there is none. The options of "judge" are "model" and
     "prompt" (the text, empty for the built-in one)."""
@@ -314,9 +328,13 @@ class CatalogModel:
     context_window: int
     """Maximum number of tokens of prompt and answer together."""
     prices: tuple[tuple[date, CatalogPrices], ...]
-    """The prices with the day (UTC) from which they hold, the earliest first; those of the first hold before, too."""
+    """Pairs (day, prices that hold from this day on, in UTC), the earliest day first. The first prices also hold before
+    their day.
+    """
     fingerprint: str = ""
-    """A hash of the engines' names for the model, and of the model that it was tuned from."""
+    """A hash of the names that engines have for the model, and of the name of the model from which this model was
+    fine-tuned.
+    """
 
     def prices_on(self, day: date) -> CatalogPrices:
         return next((prices for since, prices in reversed(self.prices) if since <= day), self.prices[0][1])

@@ -50,7 +50,9 @@ def cost_parts_usd(picodollars: Mapping[str, int]) -> dict[str, float | None]:
 
 @dataclass(frozen=True, slots=True)
 class AttemptCharge:
-    """What one engine's answer cost, and its tokens, for a request that several engines' answers are charged for."""
+    """The tokens and the cost of one engine's answer, for a request that is charged for the answers of more than one
+    engine.
+    """
 
     engine: str
     """The engine, named as in `Receipt.engine`."""
@@ -93,7 +95,7 @@ class Receipt:
     """How the request ended: "ok", "routed" (only the decision was requested), "cancelled" or an error's code; one of
     `OUTCOMES`."""
     sources: Sequence[Passage] = ()
-    """The passages in the prompt, the one with the highest score first."""
+    """The passages of documents in the prompt, the one with the highest score first."""
     model: str = ""
     """The engine's name of the model that answered (the base model or an adapter version); empty if none answered."""
     escalated_from: str = ""
@@ -108,9 +110,13 @@ class Receipt:
     engine: str = ""
     """The name in the configuration of the engine that answered, on whose invoice the answer is; empty if none did."""
     attempts: tuple[AttemptCharge, ...] = ()
-    """The answers that add up to the usage and the cost; empty if there is only one, of `engine`."""
+    """What each engine's answer used and cost, if the request is charged for several answers; together they are `usage`
+    and `picodollars`. Empty if there is only the answer of `engine`.
+    """
     default_max_tokens: int | None = None
-    """The most tokens that the answer could have by the default of its path's kind; None if that does not apply."""
+    """The maximum number of tokens that the gateway set for the answer, because neither the request nor its path set
+    `max_tokens`; None if the gateway set no maximum.
+    """
     cost_usd: float | None = field(init=False, repr=False, compare=False)
     """Total cost in dollars; None if a model with an unknown price was used."""
     _in_dollars: dict[str, float | None] | None = field(default=None, init=False, repr=False, compare=False)
@@ -127,10 +133,10 @@ class Receipt:
 
     @property
     def cost_parts_usd(self) -> dict[str, float | None]:
-        """Returns the dollars by component of the cost, such as "prompt"; None for costs at unknown prices
-        (`UNPRICED`).
+        """Returns the cost by component: name of the component, such as "prompt" -> dollars, or None for costs at
+        unknown prices (the component `UNPRICED`).
 
-        They are computed once.
+        The result is computed once.
         """
         if self._in_dollars is None:
             self._in_dollars = cost_parts_usd(self.picodollars)

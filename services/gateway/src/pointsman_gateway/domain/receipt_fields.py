@@ -27,7 +27,9 @@ class Encoding(Flag):
     UNDECIDED_SPAN = auto()
     """Attributes of a trace's span for an `UndecidedReceipt`, with the prefix "pointsman."."""
     SERIES = auto()
-    """The fields that determine a receipt's series of metrics, with its decision, phases and cost components."""
+    """The fields whose values select the time series of metrics that a receipt updates: its decision, phases and cost
+    components.
+    """
 
 
 ANSWER, GRPC, LOG, WAL = Encoding.ANSWER, Encoding.GRPC, Encoding.LOG, Encoding.WAL
@@ -103,7 +105,9 @@ class FieldReader:
         self._values = _by_name(fields)
 
     def read(self, receipt: Receipt | UndecidedReceipt) -> dict[str, Any]:
-        """Returns the receipt's values by field name, without those that are None and that the format omits then."""
+        """Returns the values of the receipt's fields by field name. A field with the value None is left out if
+        `omitted_if_none` of the field includes the format.
+        """
         values = self._values(receipt)
         for name in self._omitted_if_none:
             if values[name] is None:

@@ -9,7 +9,7 @@ from pointsman_gateway.domain.path import Catalog, Path, Sampling
 from pointsman_gateway.domain.value import Vector, value
 
 AllowedNames = frozenset[str] | None
-"""The allowed names; None allows all."""
+"""The names that an API key may use, for example of tasks; None allows all names."""
 
 ALL_TASKS = "*"
 
@@ -22,8 +22,9 @@ PATH_PREFIX = "path:"
 """The prefix of a path's name in a request's `model`: "path:NAME"."""
 
 GivenField = tuple[str, str]
-"""A field of a request's body: the kind of object that has it, and its name, such as ("blocks", "cache_control"). The
-kind is empty if no engine gets the field."""
+"""A field that the client has set in a request's body: (the kind of object that has the field, the field's name), such
+as ("blocks", "cache_control"). The kind is empty if the gateway sends the field to no engine.
+"""
 
 Operation = Literal["chat", "completion", "route", "embeddings", "rerank"]
 """What the client requests: an answer to a conversation ("chat"), a continuation of each message by itself
@@ -42,7 +43,7 @@ class Scope:
     embeddings: AllowedNames = None
     """Embedding models; None allows all, or none if one of the other fields is set."""
     rerankers: AllowedNames = None
-    """Rerankers, by the same rule."""
+    """Rerankers (models that score documents); None allows all, or none if one of the other fields is set."""
 
     def denial_reason(self, task: str, path: Path) -> str | None:
         """Returns why the key must not be used for a request of the task `task` on `path`, as an error message; None
@@ -143,7 +144,9 @@ class Request:
     """
 
     model: str
-    """What the client asked for: `AUTO`, "path:NAME", or the name of a model, an alias or an adapter."""
+    """The value of `model` in the client's request: `AUTO`, "path:NAME", or the name of a model, an alias or an
+    adapter.
+    """
     messages: tuple[Message, ...]
     sampling: Sampling = field(default_factory=Sampling)
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -154,18 +157,26 @@ class Request:
     cache: str = "use"
     """How the request uses the answer cache: "use" reads and writes it, "renew" only writes it, "off" does neither."""
     arrived_at: float = 0.0
-    """Time of arrival, before the body was read, in seconds by `time.perf_counter`; 0: when the pipeline gets it."""
+    """Time at which the request arrived, before its body was read, in seconds by `time.perf_counter`. 0 stands for the
+    time at which the pipeline gets the request.
+    """
     operation: Operation = "chat"
     as_a_whole: bool = False
-    """Whether the client gets the answer in one piece, so that chunks which arrive together may be joined."""
+    """Whether the client gets the answer in one piece, not as a stream, so that chunks which arrive together may be
+    joined.
+    """
     media: frozenset[str] = NO_MEDIA
-    """What the model must accept besides text: "image", "audio", "video", "file", and "url" if it must fetch a URL."""
+    """What the engine must accept besides text: "image", "audio", "video" or "file", and "url" if the engine has to
+    download media from a URL.
+    """
     keeps_pieces: bool = False
     """Whether chunks are never joined, because the cache stores the answer and may send it as a stream later."""
     is_collected: bool = False
     """Whether the API's encoder keeps a streamed answer in memory until its end, so that its length must be limited."""
     uncommon: frozenset[GivenField] = frozenset()
-    """Fields in the client's body that not every engine gets; the decision notes those that are left out."""
+    """Fields in the client's body that not every engine accepts. The decision's notes name those that the engine did
+    not get.
+    """
     _characters: int = field(default=-1, init=False, repr=False, compare=False)
 
     @property
@@ -178,9 +189,9 @@ class Request:
 
     @property
     def query(self) -> str:
-        """Returns the text of the user's last message, which is searched for and embedded.
+        """Returns the text of the user's last message, or of the last message if none has the role "user".
 
-        If no message has the role "user", it is the text of the last message.
+        It is the text that the retriever searches for, and that is embedded.
         """
         return next((m.content for m in reversed(self.messages) if m.role == "user"), self.messages[-1].content)
 
@@ -221,5 +232,7 @@ class Prompt:
 
     @property
     def sources(self) -> Sequence[Passage]:
-        """Returns the passages with the highest score first; in the messages, they have another order."""
+        """Returns the passages in the prompt, the one with the highest score first; the prompt's messages have another
+        order.
+        """
         return sorted(self.passages, key=lambda passage: -passage.score) if self.passages else ()

@@ -11,14 +11,14 @@ COMPLETION_KINDS = ("completion_audio", "completion_image", "reasoning")
 """Special kinds of tokens that are included in the number of completion tokens."""
 TOKEN_KINDS = PROMPT_KINDS + COMPLETION_KINDS
 STANDARD_TIERS = frozenset({"default", "on_demand", "standard", "standard_only"})
-"""Providers' names of the standard service tier."""
+"""The names that providers have for their standard service tier, which needs no prices of its own."""
 ANY_TIER = "auto"
-"""The name that leaves the choice of the service tier to the provider."""
+"""The value of a request's `service_tier` that leaves the choice of the tier to the provider."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSeconds:
-    """How long an engine says that it took for one answer, in seconds; None for what it does not report."""
+    """The times in seconds that an engine reports for one answer; None for a time that it does not report."""
 
     queue: float | None = None
     """Seconds from the arrival at the engine until the engine begins to work on the request."""
@@ -47,7 +47,9 @@ class TokenDetails:
     service_tier: str = ""
     """The provider's tier that answered, such as "flex"; empty for the standard one."""
     is_estimate: bool = False
-    """Whether the answer was cut off before the engine had counted all its tokens."""
+    """Whether the token counts are not final, because the answer was cut off before the engine had counted all its
+    tokens.
+    """
     tool_requests: int = 0
     """Requests to tools that the provider ran and bills apart from tokens, such as its web search."""
 
@@ -90,14 +92,14 @@ ESTIMATED = TokenDetails(is_estimate=True)
 
 @value
 class Usage:
-    """Token counts of one answer, or of several together."""
+    """The numbers of prompt and completion tokens of one answer, or the sums over several answers."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     """Prompt tokens that were in the prefix cache of the engine; `prompt_tokens` includes them."""
     seconds: EngineSeconds | None = field(default=None, compare=False)
-    """The engine's own times; None if it reports none, and in sums."""
+    """The times that the engine reports for the answer; None if it reports none, or for a sum over several answers."""
     details: TokenDetails | None = None
     """Tokens of special kinds. None if there are none, the service tier is the standard one, and nothing is
     estimated."""
@@ -134,7 +136,7 @@ class Usage:
         return None if self.details is None else self.details.as_fields()
 
     def by_kind(self) -> dict[str, int]:
-        """Returns the number of tokens of each kind, so that each token counts once, as it is priced.
+        """Returns the number of tokens of each kind, as they are priced; each token is counted under one kind only.
 
         The keys "prompt" (without cached and special tokens), "cached" and "completion" (without special tokens) are
         always there; a special kind, such as "reasoning", is there if it is not 0.

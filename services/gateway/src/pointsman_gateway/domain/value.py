@@ -19,13 +19,17 @@ Overflow = Literal["error", "truncate", "mean"]
 beginning, "mean" averages the vectors of its parts."""
 
 CHARACTERS_PER_TOKEN = 4
-"""A common average for English texts; used for estimates of token counts."""
+"""Characters of one token, as a common average for English texts. Token counts that no engine reports are estimated
+with it.
+"""
 PICODOLLARS = 10**12
 """Picodollars in a dollar. Costs are whole picodollars, so that a sum does not depend on the order of its parts. At a
 price of a millionth of a dollar per million tokens, one token costs one picodollar."""
 
 UNPRICED = "unpriced"
-"""A component of a receipt's cost, for a model whose price is unknown. Its amount is 0 and has no meaning."""
+"""The key that a receipt's costs have if the price of a model is unknown. The amount under this key is 0 and has no
+meaning.
+"""
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))

@@ -16,8 +16,9 @@ class VectorSketch:
     """Identifies the embedding model that made the vectors."""
     dimensions: int
     vectors: bytes
-    """The sampled vectors, (sampled chunks, dimensions), row by row, a signed byte for each value; only the directions
-    of rows count."""
+    """A matrix of signed bytes, stored row by row, with one row for each sampled chunk of a document and one column for
+    each dimension. Only the direction of a row has a meaning, not its length.
+    """
 
     @property
     def name(self) -> str:

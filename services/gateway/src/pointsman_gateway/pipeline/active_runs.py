@@ -1,7 +1,8 @@
-"""Keeps the requests in progress ("runs"), to end those that outlive their deadline, and all of them at shutdown.
+"""Keeps a list of the requests in progress ("runs"), and ends each one that outlives its deadline, and all of them at
+shutdown.
 
-Engines, retrieval and queues enforce the deadline themselves, with more precise errors. This is the last resort: a run
-ends even if the code that it waits for never returns.
+Engines, retrieval and queues enforce the deadline themselves, with more precise errors. This module is the last resort:
+a run ends even if the code that it waits for never returns.
 """
 
 import asyncio
@@ -25,8 +26,8 @@ request; a timer for each request would cost 2 to 4 microseconds.
 
 class Run(Protocol):
     def cancel(self, reason: PointsmanError | None = None) -> None:
-        """Ends the handling of the request. The caller gets the error `reason`; None means that the caller has
-        disconnected.
+        """Ends the handling of the request. The request's sender gets the error `reason`; None means that the client
+        has disconnected.
         """
         ...
 
@@ -53,10 +54,11 @@ class ActiveRuns:
 
     @contextmanager
     def running(self, deadline: float) -> Iterator[None]:
-        """A context manager that limits the time of its block, as for any request in progress.
+        """A context manager that ends its block at a deadline and at shutdown, as the runs of requests are ended.
 
-        The block's task is cancelled about `GRACE_SECONDS` after `deadline` (seconds on the event loop's clock), and
-        the context manager then raises DeadlineExceeded; at shutdown, it raises Unavailable ("shutting_down").
+        About `GRACE_SECONDS` after `deadline` (seconds on the event loop's clock), the task that executes the block is
+        cancelled, and the context manager raises DeadlineExceeded; at shutdown, it raises Unavailable
+        ("shutting_down").
         """
         run = _TaskRun()
         self.add(run, deadline)
@@ -108,7 +110,7 @@ class _TaskRun:
 
 
 def _end(run: Run, error: PointsmanError) -> None:
-    """Cancels a request with `error`, in an event-loop callback of its own, so that an exception in it affects no
-    other.
+    """Cancels a request with `error`, in a callback of the event loop: an exception in it does not stop the
+    cancellation of other requests.
     """
     asyncio.get_running_loop().call_soon(run.cancel, error)

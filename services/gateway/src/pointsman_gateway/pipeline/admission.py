@@ -192,11 +192,11 @@ class Admission:
 
     @contextmanager
     def lend(self) -> Iterator[None]:
-        """A context manager that lets another request use this request's slot during a block that needs no engine.
+        """A context manager that lends this request's slot to another request while its block waits for no engine.
 
         Such a block waits until an adapter is loaded, for example. At most `max_in_flight` slots are lent at once;
-        beyond that, the block changes nothing. After the block the request continues at once, even if more requests are
-        then in progress than there are slots.
+        beyond that, the slot is not lent. After the block the request continues at once, even if more requests are then
+        in progress than there are slots.
         """
         if self._lent >= self.max_in_flight:
             yield

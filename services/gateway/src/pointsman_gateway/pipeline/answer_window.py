@@ -30,11 +30,11 @@ class _Channel:
     """The text from position `start` on."""
     start: int = 0
     checked: int = 0
-    """The position up to which the text was checked."""
+    """The position up to which guardrails have checked the text."""
     cleared: int = 0
-    """The position up to which the text may be passed on."""
+    """The position up to which the text may be sent to the client."""
     released: int = 0
-    """The position up to which the text was passed on."""
+    """The position up to which the text was sent to the client."""
     is_final: bool = False
     spans: list[Span] = field(default_factory=list)
     """The parts to redact, all before `cleared`, by positions in the answer's text."""
@@ -44,8 +44,9 @@ class _Channel:
         return self.start + len(self.text)
 
     def is_due(self, every: int) -> bool:
-        """Returns whether the text should be checked now: `every` characters are unchecked, or a complete text is not
-        all cleared.
+        """Returns whether guardrails should check the text now.
+
+        They should if `every` characters of it are unchecked, or if it is complete and may not all be sent yet.
         """
         return self.end - self.checked >= every or (self.is_final and self.cleared < self.end)
 
@@ -101,11 +102,11 @@ class _HeldChunk:
 
 
 class AnswerWindow:
-    """Holds the chunks of an answer until guardrails have checked their texts, each with `overlap` characters of
-    context.
+    """Holds the chunks of a streamed answer until guardrails have checked their texts, together with `overlap`
+    characters before and after each text.
 
-    When `is_due`, check what `texts` returns, and pass the result to `clear`; `release` then returns the chunks to
-    send.
+    When `is_due` is True, have guardrails check what `texts` returns, and pass their findings to `clear`; `release`
+    then returns the chunks that may be sent to the client.
     """
 
     def __init__(self, overlap: int, every: int) -> None:
@@ -154,29 +155,33 @@ class AnswerWindow:
 
     @property
     def is_due(self) -> bool:
-        """Returns whether some text should be checked now: it has enough new characters, or it is complete and not all
-        cleared.
+        """Returns whether guardrails should check one of the answer's texts now.
+
+        They should if a text has enough new characters, or if it is complete and may not all be sent yet.
         """
         return any(channel.is_due(self._every) for channel in self._channels.values())
 
     def texts(self) -> tuple[list[GuardedText], list[int]]:
-        """Returns the texts to check now, and for each text how many characters at its beginning were cleared before.
+        """Returns the texts that guardrails should check now, and for each text the number of characters at its
+        beginning that were checked and cleared before.
 
-        The cleared characters only give context: ignore findings that end within them.
+        Those characters are only context for the new ones: ignore findings that end within them.
         """
         changed = [channel for channel in self._channels.values() if channel.is_due(1)]
         self._asked = [(channel, channel.start, channel.end, channel.is_final) for channel in changed]
         return [GuardedText("assistant", c.text) for c in changed], [c.cleared - c.start for c in changed]
 
     def clear(self, spans: Sequence[Sequence[Span]]) -> None:
-        """Records the result of the check: for each text that `texts` returned last, the spans to redact in it."""
+        """Takes the findings of the guardrails: for each text that `texts` returned last, the spans (start, end, kind)
+        to redact in it.
+        """
         for (channel, start, end, is_final), found in zip(self._asked, spans, strict=True):
             moved = [(start + first, start + last, kind) for first, last, kind in found]
             channel.clear(end, is_final, self._overlap, moved)
 
     def release(self) -> list[Chunk]:
-        """Removes and returns the chunks that may be sent now, redacted and in order; at most `MAX_RELEASED_CHUNKS` of
-        them.
+        """Removes and returns the chunks that may be sent to the client now: at most `MAX_RELEASED_CHUNKS`, in order
+        and with findings redacted.
         """
         released: list[Chunk] = []
         while self._held and len(released) < MAX_RELEASED_CHUNKS and self._held[0].is_cleared:

@@ -45,7 +45,7 @@ class ValidatingSink:
 
 
 class BufferingSink:
-    """Buffers the chunks of an answer until `release` names the sink to send them to; implements `ChunkSink`."""
+    """Buffers an answer's chunks until `release` gives the sink to send all chunks to; implements `ChunkSink`."""
 
     def __init__(self) -> None:
         self.arrived = Signal()
@@ -81,10 +81,10 @@ class BufferingSink:
 
 
 class Attempt:
-    """The answer of one path to a request, from its first chunk on; a request has several if paths fail or are
-    rejected.
+    """One path's answer to a request, from its first chunk on; another may follow if it breaks off or is rejected.
 
-    Counts the chunks and the usage, and passes the chunks on to a sink. Implements `ChunkSink` for the engine's answer.
+    It counts the chunks and the usage, and passes the chunks on to a sink. Implements `ChunkSink` for the engine's
+    answer.
     """
 
     __slots__ = (
@@ -191,8 +191,8 @@ class Attempt:
 
     @property
     def refusal(self) -> Verdict | None:
-        """Returns the verdict of the first validator that rejects the answer; None if none does, or if it was not
-        buffered.
+        """Returns the verdict of the first validator that rejects a buffered answer; None if none does, or without a
+        buffer.
 
         An answer that was not buffered has been sent already, so its rejection has no consequence.
         """
@@ -200,10 +200,10 @@ class Attempt:
 
     @property
     def answered(self) -> CompletedAnswer | None:
-        """Returns the answer's text and verdicts for the request log; call it only if the text was collected.
+        """Returns the answer's text and verdicts for the request log; must be called only if the text was collected.
 
-        None unless the answer has exactly one choice, with text and without tool calls, and was short enough to be
-        collected.
+        Returns None unless the answer has exactly one choice, with text and without tool calls, and was short enough to
+        be collected.
         """
         transcript = self._transcript
         assert transcript is not None  # called only if the answer is read

@@ -1,4 +1,6 @@
-"""Answers several requests as one, for a completion with a list of prompts: each prompt gets its own decision."""
+"""Answers a completion request with a list of prompts as one request for each prompt, each with its own routing
+decision, and merges their answers.
+"""
 
 from collections import deque
 from collections.abc import Sequence
@@ -15,15 +17,17 @@ from pointsman_gateway.pipeline.run import RequestRun
 from pointsman_gateway.ports import AnswerSink
 
 MAX_CONCURRENT_RUNS = 8
-"""Maximum number of requests of one batch that are run at once; the others wait, and hold no slot of `Admission`."""
+"""Maximum number of requests of one batch that are answered at once. The batch's other requests wait without a slot of
+`Admission`.
+"""
 
 
 @value
 class BatchFinished(Finished):
     """The last event of the merged answer to a batch, with the receipts of all its requests in `parts`.
 
-    `receipt` is that of the first request, with three fields replaced: `usage` and `picodollars` are the sums over all
-    requests, and `seconds` has only "total", that of the slowest request. `finish_reason` is empty.
+    `receipt` is the receipt of the first request, with three fields replaced: `usage` and `picodollars` are the sums
+    over all requests, and `seconds` has only "total", which is that of the slowest request. `finish_reason` is empty.
     """
 
     parts: tuple[Receipt, ...] = ()
@@ -34,13 +38,16 @@ class RequestBatch:
     """Answers the prompts of one completion request, each as a request of its own, and merges their answers for one
     sink.
 
-    The choices are numbered in the order of the prompts. Every prompt has its own decision and receipt, and counts
-    separately in the caller's limits. The first error ends the batch, and cancels the other requests. Implements
-    `RunControl`.
+    The choices are numbered in the order of the prompts. Every prompt has its own routing decision and receipt, and
+    counts separately in the caller's limits. The first error of a request ends the batch, and cancels the other
+    requests. Implements `RunControl`.
     """
 
     def __init__(self, pipeline: Pipeline, requests: Sequence[Request], choices: int, sink: AnswerSink) -> None:
-        """Takes `choices`, the number of choices of each request: those of request i begin at index i * `choices`."""
+        """Prepares to answer `requests`, one for each prompt, and to send the merged answer to `sink`.
+
+        Each request has `choices` choices: in the merged answer, those of request i begin at index i * `choices`.
+        """
         self._pipeline = pipeline
         self._sink = sink
         self._waiting = deque(_Part(self, request, number * choices) for number, request in enumerate(requests))
@@ -51,10 +58,11 @@ class RequestBatch:
         """Why the whole batch was cancelled; None if it was not, or if the client has disconnected."""
 
     def start(self) -> None:
-        """Starts the first request, and when its answer begins, the others; at most `MAX_CONCURRENT_RUNS` run at once.
+        """Starts the batch's first request and, once its answer has begun, the others; at most `MAX_CONCURRENT_RUNS`
+        run at once.
 
-        The client gets the decision of the first request. Must be called in the HTTP request's context, from which the
-        runs take the request's id.
+        The client gets the routing decision of the first request. Must be called in the HTTP request's context, from
+        which the runs take the request's id.
         """
         self._start_waiting()
 
@@ -134,7 +142,7 @@ class _Part:
     def __init__(self, batch: RequestBatch, request: Request, first_index: int) -> None:
         self.request = request
         self.receipt: Receipt | None = None
-        """The request's receipt, once it is answered."""
+        """The request's receipt; None until the request is answered."""
         self._batch = batch
         self._first_index = first_index
 

@@ -33,7 +33,7 @@ class Waiter:
 
 
 class FairQueue:
-    """The requests that wait for a slot.
+    """The queue of requests that wait for a slot (one of the requests that may be in progress at once).
 
     The request with the highest priority gets the next slot; among equal priorities, the tenant with the fewest slots.
     """
@@ -47,9 +47,11 @@ class FairQueue:
         return self._count
 
     def add(self, waiter: Waiter) -> Waiter | None:
-        """Adds a request. Returns None, or if the queue is full, the request that the caller must reject.
+        """Adds the request `waiter` to the queue. Returns None or, if the queue is full, the request that the caller
+        must reject.
 
-        That is either a waiting request, which is removed to make room, or `waiter` itself, which is then not added.
+        The rejected request is either one that was waiting, which has been removed to make room, or `waiter` itself,
+        which is then not added.
         """
         dropped = None
         if self._count >= self._max_waiting:

@@ -1,4 +1,6 @@
-"""Checks an answer by guardrails while it arrives from the engine: no text is sent to the client before its check."""
+"""Has guardrails check an answer while it arrives from the engine: no text is sent to the client before it was
+checked.
+"""
 
 import asyncio
 from contextvars import copy_context
@@ -17,7 +19,9 @@ MAX_HELD_CHARACTERS = 65_536
 
 
 class GuardedBackend:
-    """Wraps a backend, and has guardrails check its answers, including those from the cache; implements `Backend`."""
+    """Wraps a backend (the engines and the cache), and has guardrails check its answers, including those from the
+    cache. Implements `Backend`.
+    """
 
     def __init__(self, inner: Backend, guardrails: Guardrails) -> None:
         configs = [active.config for active in guardrails.at("response")]

@@ -35,7 +35,7 @@ AnyReceipt = TypeVar("AnyReceipt", bound=Receipt | UndecidedReceipt)
 
 
 PARAMETER = "parameter"
-"""The `GuardedText.role` of texts in a request's parameters."""
+"""The value of `GuardedText.role` for texts in a request's parameters, such as the description of a tool."""
 UNCHECKED_PARAMETERS = frozenset({"prompt", "tools", "functions", "betas"})
 """Parameters of a request whose texts guardrails do not check. Prompts of a completion are checked as messages."""
 DETAILS = "reasoning_details"

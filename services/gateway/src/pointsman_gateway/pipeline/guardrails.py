@@ -20,20 +20,23 @@ from pointsman_gateway.extensions import Finding, GuardedText, Guardrail, Hook
 log = logging.getLogger(__name__)
 
 Span = tuple[int, int, str]
-"""Start and end of a finding in a text, in characters, and its kind."""
+"""A finding in a text: (start, end, kind), with both positions in characters."""
 
 MAX_KIND_CHARACTERS = 64
-"""Maximum length of the kind of a finding."""
+"""Maximum length of the kind of a finding, such as "EMAIL_ADDRESS"; findings with a longer kind are invalid."""
 
 FIXED_TYPES = frozenset(
     {"array", "boolean", "integer", "null", "number", "object", "string"}
     | {"function", "json_object", "json_schema", "text"}
     | {"any", "auto", "none", "tool"}
 )
-"""Values of `type` in JSON Schemas, formats and choices of tools, which are not checked: there may be thousands."""
+"""Values of the field `type` in JSON Schemas, response formats and tools that guardrails do not check, since a request
+may have thousands of them.
+"""
 Visit = Callable[[tuple[Any, ...], str], str]
-"""A function of (path, text) that returns the replacement of the text. The path is the names and positions that lead to
-the text in the JSON."""
+"""A function of (path, text) that returns the text to put in place of `text`. The path is the tuple of field names and
+list positions that lead to the text in the JSON.
+"""
 
 _ATOMS = frozenset({int, float, bool, type(None)})
 """Types that hold no text, of which a body may have tens of thousands."""
@@ -41,19 +44,24 @@ _ATOMS = frozenset({int, float, bool, type(None)})
 
 @dataclass(frozen=True, slots=True)
 class NotText:
-    """The fields of a JSON object whose strings guardrails do not check, since they are no text, such as ids and types.
+    """The fields of a JSON object whose strings guardrails do not check, since they are no natural text, such as ids
+    and types.
 
-    For a list, it holds for each object in it. Objects and lists in these fields are checked.
+    For a list of objects, it applies to each of them. Objects and lists in these fields are checked.
     """
 
     names: Set[str] = frozenset()
     """The names of the fields whose strings are not checked."""
     within: Mapping[str, "NotText"] = field(default_factory=dict)
-    """The fields that are not checked in the objects below a field, by that field's name."""
+    """For objects within a field of the object: the field's name -> the fields that are not checked in these
+    objects.
+    """
     media: Set[str] = frozenset()
-    """The names of fields with a URL that is not checked if it begins with "data:", since it then holds a medium."""
+    """The names of fields with a URL. A URL that begins with "data:" is not checked, since it contains an image or a
+    file.
+    """
     is_everywhere: bool = False
-    """Whether `names` also apply to all objects within the object, instead of `within`."""
+    """Whether `names` also apply to all objects within the object; `within` is then not used."""
 
     def of_field(self, name: str) -> "NotText":
         return self if self.is_everywhere else self.within.get(name, ALL_TEXT)
@@ -81,7 +89,7 @@ class GuardrailBlocked(InvalidArgument):
 class GuardrailUnavailable(PointsmanError):
     """Raised if a guardrail with `fail: closed` fails or times out.
 
-    The class is no `Unavailable`, since that would make another path answer.
+    It is not a subclass of `Unavailable`, because after that error another path would answer the request.
     """
 
     grpc_status = grpc.StatusCode.UNAVAILABLE
@@ -130,7 +138,9 @@ class Verdicts:
 
 
 current_verdicts: ContextVar[Verdicts] = ContextVar("current_verdicts")
-"""The verdicts on the current request, set when the request's meter is started."""
+"""The guardrails' verdicts on the current request. It is set to an empty `Verdicts` when the request's meter is
+started.
+"""
 
 
 @dataclass(frozen=True, slots=True)

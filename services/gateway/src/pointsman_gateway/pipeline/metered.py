@@ -1,7 +1,8 @@
-"""The steps of every metered request: take a slot, reserve a part of the caller's limits, log the receipt, and settle.
+"""The steps of every metered request: take a slot, reserve a part of the caller's limits, log the receipt, and charge
+the limits with what the request used.
 
-`RequestRun` calls the steps one by one, because it answers its client between the receipt and the settlement.
-`MeteredBlock` calls them for requests that just return a value: decisions and embeddings.
+`RequestRun` calls the steps one by one, because it answers its client before the limits are charged. `MeteredBlock`
+calls them for requests that just return a value: decisions and embeddings.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
     from pointsman_gateway.pipeline.pipeline import Pipeline
 
 WriteReceipt = Callable[[str, PointsmanError | None], Receipt | UndecidedReceipt]
-"""Makes the receipt of a request, by its outcome ("ok", "cancelled" or an error's code) and the error that the caller
-gets, which may be None."""
+"""A function that makes the receipt of a request from (outcome, error). The outcome is "ok", "cancelled" or an error's
+code; the error is the one that the caller gets, or None.
+"""
 
 
 class MeteredRequest:
@@ -82,8 +84,8 @@ class MeteredRequest:
             self._pipeline.request_log.note_undecided(receipt)
 
     def release(self, receipt: Receipt | UndecidedReceipt | None) -> None:
-        """Gives back the slot, charges the caller's limits with the receipt's usage and cost, and frees the rest
-        reserved.
+        """Gives back the slot, charges the caller's limits with the receipt's usage and cost, and frees what was
+        reserved beyond them.
 
         If the receipt's cost is unknown, all reserved dollars are charged. If the receipt is None, because it could not
         be made, nothing is charged.
@@ -101,7 +103,8 @@ class MeteredRequest:
 class MeteredBlock(MeteredRequest):
     """A context manager for a block that handles one request, such as one for embeddings.
 
-    At the block's end, also if it raises, the receipt is made and logged, and the caller's limits are charged.
+    At the end of the block, also if the block raises an exception, it makes and logs the receipt, and charges the
+    caller's limits.
     """
 
     __slots__ = ("_write_receipt",)

@@ -61,8 +61,8 @@ def _with_expected_cost(decision: Decision, request: Request, costs: CostEstimat
 def _cost_to_reserve(
     decision: Decision, request: Request, reservation: Reservation, costs: CostEstimator
 ) -> float | None:
-    """Returns the most dollars that the request may cost on the decision's path, None if unknown; 0 if there is no
-    budget.
+    """Returns the maximum dollars that the request may cost on the decision's path; None if they are unknown, 0 if the
+    caller has no budget.
     """
     if not reservation.has_budget:
         return 0.0

@@ -34,12 +34,12 @@ from pointsman_gateway.validation.stage import Validation
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """The stages through which requests pass, built from one configuration; a request keeps them to its end."""
+    """The stages for requests, built from one revision of the configuration; a request keeps them to its end."""
 
     revision: str
     """The configuration's revision, a digest of its files' content."""
     resolve_model: Callable[[str], str]
-    """Returns the model to use for a request's `model`: another one if it is an alias or unknown, else the same."""
+    """Returns the model's name to use for a request's `model`: another one if that is an alias or unknown."""
     classification: Classifier
     conversations: Conversations
     router: Router
@@ -56,9 +56,9 @@ class Routed:
 
     decision: Decision
     prompt: Prompt | None
-    """The prompt of the decision's path; None unless it was requested."""
+    """The prompt for the decision's path; None if the caller of `Pipeline.decide` did not ask for the prompt."""
     user_words: str
-    """The part of the last turn that was classified; empty if all of it was, or nothing."""
+    """The part of the user's last message that was classified; empty if the whole message was, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +89,8 @@ class Pipeline:
         return events
 
     async def decide(self, request: Request, with_prompt: bool = False) -> Routed:
-        """Returns the routing decision that the request would get, without calling an engine; builds the prompt on
-        demand.
+        """Returns the routing decision that the request would get, and its prompt if `with_prompt` is set; calls no
+        engine.
 
         The request is admitted and metered. Raises the errors of `MeteredBlock.admitted`, `Router.decide` and the
         guardrails (`GuardedClassification.label`); with a prompt also those of `PromptBuilder.build`.
@@ -124,7 +124,7 @@ class Pipeline:
         return Called(answer, call.usd, reservation.headers)
 
     async def count_tokens(self, request: Request, routed: Routed) -> tuple[int, bool]:
-        """Returns the number of tokens in the prompt of `routed`, and True if an engine counted them, False for an
+        """Returns (number of tokens in the prompt of `routed`, whether an engine counted them); False stands for an
         estimate.
 
         `routed` is what `decide` returned for `request`, with the prompt. Raises DeadlineExceeded after the request's

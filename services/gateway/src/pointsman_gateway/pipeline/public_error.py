@@ -1,4 +1,6 @@
-"""Converts exceptions to the errors that clients get: a PointsmanError as it is, of any other only the request's id."""
+"""Converts exceptions to the errors that clients get. A PointsmanError is sent as it is; of any other exception, the
+client learns only the request's id.
+"""
 
 import logging
 

@@ -16,7 +16,9 @@ from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Stages
 log = logging.getLogger(__name__)
 
 MAX_SHOWN_BYTES = 64 * 1024
-"""Maximum size of a file whose text is in the history of the configuration; of larger files it has only the size."""
+"""Maximum size of a configuration file whose text is stored in the history of the configuration. For a larger file, a
+text with its size is stored instead.
+"""
 _SHOWN_SUFFIXES = (".yaml", ".yml", ".txt", ".j2", ".md")
 """The files in the history of the configuration. Others are examples, which may be large."""
 
@@ -28,7 +30,9 @@ class ReloadStatus:
     loaded_unix: float
     """When the active configuration was loaded, in Unix seconds."""
     problem: str
-    """Why the current files were rejected; empty if the active configuration was built from them."""
+    """Why the files that are in the configuration's folder now were rejected; empty if the active configuration was
+    built from them.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +46,12 @@ class ConfigVersion:
     problem: str = ""
     """Why the files were rejected; empty if they were not."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """The text of each file of a type in `_SHOWN_SUFFIXES` by its path in the configuration's folder, as written:
-    references to environment variables are not replaced. Of files longer than `MAX_SHOWN_BYTES` it is only the size."""
+    """The text of each configuration file: path in the configuration's folder -> text as written, with references to
+    environment variables not replaced.
+
+    It has only files of the types in `_SHOWN_SUFFIXES`. For a file longer than `MAX_SHOWN_BYTES`, the text only states
+    the size.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +61,17 @@ class ConfigHistory:
     previous: ConfigVersion | None = None
     """The valid version before the active one; None if there was none."""
     rejected: ConfigVersion | None = None
-    """The current files if they were rejected; None if they are active."""
+    """The version of the files that are in the configuration's folder now, if they were rejected; None if they are
+    active.
+    """
 
 
 class ReloadMetrics(Protocol):
     def count_reload(self, outcome: str, revision: str) -> None:
         """Counts a reload of the configuration.
 
-        `outcome` is "swapped" (the new one is active) or "refused"; `revision` is that of the configuration active
-        afterwards.
+        `outcome` is "swapped" if the new configuration is active, or "refused" if it is invalid. `revision` is the
+        revision of the configuration that is active after the reload.
         """
         ...
 
@@ -119,9 +129,9 @@ class ConfigReloader:
     async def reload(self) -> None:
         """Builds all objects from the configuration's present files, and makes them active.
 
-        If that fails, the old ones stay active, and the problem is logged and recorded in `history` and `status`;
-        nothing is raised. A garbage collection then frees objects that no request uses any more, since they contain
-        reference cycles.
+        If an object cannot be built, the old ones stay active, and the problem is logged and recorded in `history` and
+        `status`; nothing is raised. A garbage collection then frees objects that no request uses any more, since they
+        contain reference cycles.
         """
         files = await asyncio.to_thread(_texts, self._watched)
         try:

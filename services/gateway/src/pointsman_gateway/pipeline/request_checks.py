@@ -1,4 +1,6 @@
-"""Checks of a decoded request that are the same for every API; a request that fails them uses no slot and no quota."""
+"""Checks of a decoded request that are the same for every API. A request that fails a check uses no slot and nothing of
+the caller's limits.
+"""
 
 from collections.abc import Mapping, Sequence
 from operator import attrgetter

@@ -52,7 +52,7 @@ def with_known_model(request: Request, resolve_model: Callable[[str], str]) -> R
 
 
 class RequestRun:
-    """Carries one request through all stages, sends the answer to a sink, and makes the receipt whatever the outcome.
+    """Passes one request through all stages, sends the answer to a sink, and makes the receipt whatever the outcome.
 
     Implements `ChunkSink` and `RunControl`.
     """
@@ -75,7 +75,7 @@ class RequestRun:
         self._reserved_usd = 0.0
         """The dollars that are reserved for the next answer."""
         self._step: ConversationStep | None = None
-        """The request's place in its conversation; None if the conversation does not matter."""
+        """The request's place in its conversation; None if routing does not depend on the conversation."""
         self._checks: AnswerChecks | None = None
         self._attempts: list[Attempt] = []
         """The attempts whose text the request log needs."""

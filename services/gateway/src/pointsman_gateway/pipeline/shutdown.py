@@ -14,12 +14,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DrainTimes:
-    """How long each of the two steps of a shutdown may take, in seconds: `delay` first, then `timeout`."""
+    """How long each of the two steps of a shutdown takes at most, in seconds: `delay` first, then `timeout`."""
 
     delay: float
-    """Time in which the gateway reports not ready but still serves requests, so that load balancers notice."""
+    """Seconds in which the gateway reports that it is not ready but still serves requests, so that load balancers
+    notice.
+    """
     timeout: float
-    """The longest time to wait for the requests in progress to end, after no more are admitted."""
+    """Maximum seconds to wait for the requests in progress to end, after the gateway has stopped to admit requests."""
 
 
 async def drain(

@@ -11,9 +11,11 @@ from pointsman_gateway.domain import Chunk, Chunks, Event, Finished, Started
 from pointsman_gateway.pipeline.admission import UnreadBudget
 
 MAX_UNREAD_BYTES_EACH = 64 * 1024
-"""Limit for the bytes of one answer that its client has not read yet. asyncio buffers as much for a connection."""
+"""Maximum number of bytes of one answer that wait because the client has not read them, before the request is paused.
+asyncio buffers as many for a connection.
+"""
 EVENT_BYTES = 512
-"""The approximate size of an event without its text."""
+"""The approximate size in bytes of one event of an answer, without its text, when unread bytes are counted."""
 
 UNREAD_SECONDS = 0.5
 """Seconds after the deadline until an answer is aborted because its client does not read it."""
@@ -29,7 +31,9 @@ class AnswerNotRead(DeadlineExceeded):
 
 
 class RunControl(Protocol):
-    """How the sink of an answer pauses, resumes or cancels the request; `RequestRun` and `RequestBatch` have it."""
+    """What the sink of an answer uses to pause, resume or cancel the request; `RequestRun` and `RequestBatch` implement
+    it.
+    """
 
     def pause(self) -> None:
         """Stops sending the answer until `resume`, because its client reads too slowly (backpressure)."""
@@ -53,13 +57,13 @@ class ItemQueue(Generic[Item]):
     def __init__(self, unread: UnreadBudget | None = None) -> None:
         """Takes the limit of unread bytes over all answers; None: each item pauses the request until it is read."""
         self.run: RunControl | None = None
-        """The run, set by the code that starts it; None after the run's end."""
+        """The request's run, set by the code that starts it; None once the run has ended."""
         self._unread = unread
         self._unread_bytes = 0
         self._items: deque[Item] = deque()
         self._is_closed = False
         self.error: Exception | None = None
-        """The run's error, until the reader gets it."""
+        """The error that ended the run; None if there is none, or once the reader has got it."""
         self._reader: asyncio.Future[None] | None = None
 
     def put(self, item: Item, size: int = 0) -> None:
@@ -94,8 +98,8 @@ class ItemQueue(Generic[Item]):
             self._wake()
 
     def detach(self) -> None:
-        """Records that the request has ended, so that it is not paused or cancelled any more, and marks the end of the
-        items.
+        """Records that the request has ended, so that the queue no longer pauses or cancels it, and marks the end of
+        the items.
         """
         self.run = None
         self.close()
@@ -134,7 +138,7 @@ class ItemQueue(Generic[Item]):
 
         If the request has not delivered its last item by then, waits up to `UNREAD_SECONDS` more, in case the event
         loop has stalled. Raises the error with which the request fails, an error of `write`, or AnswerNotRead if the
-        time is over. After the last two, the request is cancelled.
+        time is over. Cancels the request if `write` fails or the time is over.
         """
         try:
             if not await self._write_until(write, deadline + UNREAD_SECONDS) and not await self._write_until(
@@ -201,16 +205,16 @@ class EventQueue(ItemQueue[Event]):
 
 
 class CollectedAnswer:
-    """Collects the events of one answer, for code that wants it as a whole; implements `AnswerSink`."""
+    """Collects the events of one answer, for code that needs the complete answer; implements `AnswerSink`."""
 
     def __init__(self) -> None:
         self.run: RunControl | None = None
-        """The run, set by the code that starts it; None after the run's end."""
+        """The request's run, set by the code that starts it; None once the run has ended."""
         self.start: Started | None = None
         self.pieces: list[Chunk] = []
         self._finished: Finished | None = None
         self.error: PointsmanError | None = None
-        """The run's error, until it is raised."""
+        """The error that ended the run, until `whole` raises it; None if there is none."""
         self._over = asyncio.Event()
 
     async def whole(self) -> Finished:
