@@ -199,8 +199,11 @@ async def test_a_nul_character_fails_only_the_documents_that_have_it(pair: Pair,
     ]
     outcomes = (await ingest(client, DOCUMENTS[0], *nul, DOCUMENTS[1])).outcomes
     assert [one.code for one in outcomes] == ["", *["nul_character"] * 4, ""]
-    steps = [client.upsert(DOCUMENTS[2]), *(refusal(client.upsert(one)) for one in nul), client.delete("a\0b", "dogs")]
-    first, *failed, deleted = await asyncio.gather(*steps)
+    first, failed, deleted = await asyncio.gather(
+        client.upsert(DOCUMENTS[2]),
+        asyncio.gather(*(refusal(client.upsert(one)) for one in nul)),
+        client.delete("a\0b", "dogs"),
+    )
     assert first.documents == 1
     assert {one.code for one in failed} == {"nul_character"}
     assert deleted.deleted == 1
