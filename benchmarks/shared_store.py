@@ -2,10 +2,11 @@
 
     python -m benchmarks.shared_store --url postgresql://postgres@127.0.0.1:5499/postgres --chunks 1000000 --minutes 13
 
-Documents have four chunks of 40 words, which have the frequencies of Zipf's law, and random vectors of 384 dimensions.
-If the time ends first, both writers stop. Prints one JSON object: chunks per second of both writers in each tenth of
-the run, the counts and checksums against what was acknowledged, the seconds that a new process needs until its first
-search, and the median and the 95th percentile of a search by meaning and words. Drops the collection at the end.
+The database needs the extension (`CREATE EXTENSION vector`). Documents have four chunks of 40 words, which have the
+frequencies of Zipf's law, and random vectors of 384 dimensions. If the time ends first, both writers stop. Prints one
+JSON object: chunks per second of both writers in each tenth of the run, the counts and checksums against what was
+acknowledged, the seconds that a new process needs until its first search, and the median and the 95th percentile of a
+search by meaning and words. Drops the collection at the end.
 """
 
 import argparse
