@@ -18,7 +18,9 @@ async def neighbours(tmp_path: Path, model_folder: Path, engine_script: Script) 
     config.tasks["triage"]["metric"] = {"exact": True}
     async with running_engine() as engine, running_lora_server() as lora_server, running_retriever() as retriever:
         engine.script = engine_script
-        yield Neighbours(engine, lora_server, retriever, config, {"embedding_model": model_folder})
+        # Tests call `reload`; at the same time, a reload by the watch could put an older configuration in its place.
+        settings = {"embedding_model": model_folder, "reload_seconds": 3600}
+        yield Neighbours(engine, lora_server, retriever, config, settings)
 
 
 @pytest.fixture
