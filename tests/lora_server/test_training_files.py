@@ -66,7 +66,7 @@ def test_merged_model_and_adapter_are_written_atomically(tmp_path: Path) -> None
         raise OSError("no space left")
 
     write_adapter(tmp_path / "triage", AdapterFiles(b"old", {}, {}, merge=merge))
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(TrainingError, match="triage cannot be written: no space left"):
         write_adapter(tmp_path / "triage", AdapterFiles(b"new", {}, {}, merge=fail))
     assert (tmp_path / "triage" / "adapter_model.safetensors").read_bytes() == b"old"
     assert (tmp_path / "triage" / "merged" / "config.json").read_text() == "{}"
@@ -84,7 +84,7 @@ def test_a_merged_model_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path:
     folder.mkdir()
     (folder / "weights").write_text("old")
 
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(TrainingError, match="model cannot be written: No such file or directory"):
         write_merged_model(folder, lambda new: new.rmdir())
 
     assert {file.name: file.read_text() for file in folder.iterdir()} == {"weights": "old"}
