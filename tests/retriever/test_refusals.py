@@ -45,6 +45,22 @@ async def test_a_name_that_is_taken(client: Client, refusal: Refusal) -> None:
     assert (error.grpc_status, error.code) == (grpc.StatusCode.ALREADY_EXISTS, "collection_exists")
 
 
+@pytest.mark.parametrize("name", ["documents", "chunks", "bytes"])
+async def test_a_quota_that_no_database_can_store(client: Client, refusal: Refusal, name: str) -> None:
+    for limit, is_allowed in ((2**63 - 1, True), (2**63, False), (2**64 - 1, False)):
+        quota = pb.Quota(**{name: limit})
+        configure = client.stub.ConfigureCollection(pb.ConfigureCollectionRequest(collection="notes", quota=quota))
+        create = client.stub.CreateCollection(
+            pb.CreateCollectionRequest(name=f"new-{name}", quota=quota, if_missing=True)
+        )
+        for call in (configure, create):
+            if is_allowed:
+                assert getattr((await call).quota, name) == limit
+                continue
+            error = await refusal(call)
+            assert (error.grpc_status, error.code, error.param) == (INVALID, "invalid_quota", f"quota.{name}")
+
+
 @pytest.mark.parametrize(
     ("documents", "code"),
     [

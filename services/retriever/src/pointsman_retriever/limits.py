@@ -32,6 +32,7 @@ DEFAULT_TOP_K = 4
 MAX_CONTENT_BYTES = 32 * 1024 * 1024  # of a file; more than of a text, because most of a file may be images
 MAX_SOURCE_BYTES = 256
 MAX_CHARACTERS_WITH_VECTOR = 2_000
+MAX_QUOTA = 2**63 - 1  # the largest integer of SQLite and PostgreSQL
 
 
 def check_name(collection: CollectionId) -> None:
@@ -47,6 +48,16 @@ def check_name(collection: CollectionId) -> None:
             code="invalid_collection_name",
             param="name",
         )
+
+
+def check_quota(quota: Quota) -> None:
+    for name in ("documents", "chunks", "bytes"):
+        if getattr(quota, name) > MAX_QUOTA:
+            raise InvalidArgument(
+                f"the quota of {name} is {getattr(quota, name)}; the maximum is {MAX_QUOTA}, and 0 means no limit",
+                code="invalid_quota",
+                param=f"quota.{name}",
+            )
 
 
 def check_source(source: str) -> None:

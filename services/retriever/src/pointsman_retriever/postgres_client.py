@@ -37,27 +37,9 @@ and its name are checked.
 """
 
 _QUOTES_NO_VALUES = (
-    *(
-        "08",
-        "0A",
-        "25",
-        "28",
-        "3D",
-        "3F",
-        "40",
-        "42501",
-        "42602",
-        "42703",
-        "42704",
-        "42883",
-        "42P",
-        "53",
-        "54",
-        "55",
-        "57",
-        "58",
-    ),
-)
+    "08", "0A", "25", "28", "3D", "3F", "40", "42501", "42602", "42703", "42704", "42883", "42P", "53", "54", "55",
+    "57", "58",
+)  # fmt: skip
 """Starts of the SQLSTATEs whose messages name only objects, users and limits. Other messages may quote a value."""
 
 

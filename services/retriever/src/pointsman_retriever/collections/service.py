@@ -94,6 +94,8 @@ class CollectionService:
         in an external store, raises its error (see the class) even with `if_missing`.
         """
         limits.check_name(collection_id)
+        if quota is not None:
+            limits.check_quota(quota)
         store = self.store_named(store)
         # A new collection of the data folder does not need the shared store.
         with suppress(Unavailable) if store == LOCAL else nullcontext():
@@ -128,6 +130,7 @@ class CollectionService:
 
     async def set_quota(self, collection_id: CollectionId, quota: Quota) -> CollectionInfo:
         """Sets a collection's quota, and returns its state; a collection that is above its quota cannot grow."""
+        limits.check_quota(quota)
         writer = await self._writer(collection_id)
         with self._pools.changes.slot():
             return await writer.run(writer.collection.set_quota, quota)

@@ -34,6 +34,7 @@ SETTINGS = (
     "SET tcp_keepalives_idle = 10",
     "SET tcp_keepalives_interval = 5",
     "SET tcp_keepalives_count = 3",
+    "SET tcp_user_timeout = 30000",  # in milliseconds; for a machine that is lost while the server sends to it
     "SET idle_in_transaction_session_timeout = '10min'",  # at its end, a move builds a collection's index in a change
 )
 SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
