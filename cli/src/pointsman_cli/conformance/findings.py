@@ -55,7 +55,9 @@ SCALE: Mapping[Grade, str] = {
 
 @dataclass(slots=True)
 class PropertyRecord:
-    """The observations of one property in a swap test: how many, how many of them weak or failed, and examples."""
+    """The observations of one property while the swap test replaces adapters: their number, how many of them are weak,
+    how many failed (see `Grade`), and examples.
+    """
 
     observed: int = 0
     weak: int = 0

@@ -123,7 +123,8 @@ async def _open_sentinel(
     tls = {name: value for name, value in settings.items() if name.startswith("ssl")}
     timeouts = {"socket_timeout": DISCOVERY_TIMEOUT_SECONDS, "socket_connect_timeout": DISCOVERY_TIMEOUT_SECONDS}
     sentinel_settings = {**login, **tls, **timeouts, **_connection_options()}
-    async with Sentinel(hosts, sentinel_kwargs=sentinel_settings) as sentinel:  # type: ignore[no-untyped-call]  # redis's
+    # Before release 8.2, redis does not annotate it.
+    async with Sentinel(hosts, sentinel_kwargs=sentinel_settings) as sentinel:  # type: ignore[no-untyped-call,unused-ignore]
         client = sentinel.master_for(path[0], **settings, db=int(path[1]) if len(path) == 2 else 0)
         pool = client.connection_pool
         assert isinstance(pool, SentinelConnectionPool)

@@ -78,8 +78,8 @@ class ShadowWrappers:
     """The request log and the feedback store, wrapped so that another path can answer a copy of a request (a shadow
     request).
 
-    The request log starts the shadow requests. With Redis, feedback on an answer also scores its comparison with the
-    answer to the shadow request.
+    The request log starts the shadow requests. With Redis, a right answer that the client sends as feedback is used to
+    score both answers: the client's, and that of the shadow request.
     """
 
     request_log: RequestLog
