@@ -4,12 +4,16 @@ It starts the engine's double instead of vLLM. Instead of a smoke test with PEFT
 adapter's "answer_ids" (so do the double's answers), and that waits while a file "hold-trials" is in FOLDER.
 """
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+
+from pointsman_lora_server.smoke.worker import PR_SET_PDEATHSIG
 
 FAKE_ENGINE = Path(__file__).parent / "fake_engine.py"
 
@@ -23,6 +27,8 @@ def become_engine(given: list[str]) -> None:
 
 
 def try_adapters(folder: Path) -> None:
+    # As the real worker does: else one that the lora-server has stopped would outlive it.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     parent = os.getppid()
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
