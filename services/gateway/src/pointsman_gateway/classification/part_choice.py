@@ -56,11 +56,11 @@ def choose_parts(parts: Sequence[Part], glance: Glance) -> list[Part]:
     the part's author. A part of the user for which `glance` returns None gets `UNREAD_SCORE` if it has at least
     `MIN_WORDS` words. Of parts with the same label, only the last is a candidate. The candidates are the first of these
     groups that has a part with a score:
-    1. parts of the user that are no instructions to a model;
-    2. such parts that the user said earlier in the conversation;
+    1. parts of the user's present message (`Author.USER`) that are no instructions to a model;
+    2. parts of the user's earlier messages (`Author.EARLIER`) that are no instructions to a model;
     3. all parts for which `glance` returns a score.
-    If `glance` returns a score for a part of group 1 or 2, the whole text is a candidate as well, unless it has more
-    than `MAX_AMBIGUOUS_CHARACTERS`. Without candidates the result is empty.
+    If `glance` returns a score for a part of group 1 or 2, the part that is the whole text (`Part.is_whole`) is a
+    candidate as well, unless it has more than `MAX_AMBIGUOUS_CHARACTERS`. Without candidates the result is empty.
 
     Rivals are up to `MAX_RIVALS` other candidates, best first, whose most probable task is another one, and whose score
     is lower by at most `MIN_LEAD`. There are none if the best score is below 0, or if the whole text is chosen.

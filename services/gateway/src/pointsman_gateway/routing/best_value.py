@@ -99,8 +99,9 @@ class BestValue(Policy):
     def plan(self, context: PolicyContext) -> Plan:
         """Returns the paths that may answer one request, the preferred one first, with an explanation of each.
 
-        For a share of the requests, a path with too few ratings is put first. The choice made without this exploration
-        is preferred for later requests too, unless it only stands in for a path that is unavailable.
+        The object remembers the choice, and keeps to it for all later requests while that path is good enough (see the
+        class). A choice that only replaces an unavailable path is not remembered, nor is exploration, which puts a path
+        with too few ratings first for a share of the requests.
         """
         unavailable = context.unavailable(self.paths)
         assessments = self._assessments(context, unavailable)

@@ -46,8 +46,9 @@ class PathFacts:
 class TaskContext:
     """The data on the paths and on one request by which a policy chooses a path; implements `PolicyContext`.
 
-    `task` is the task's name. `key` identifies the user for random choices; None in previews, where adapters are not
-    resolved to versions. `labels` are the classifier's result for the request; None in previews.
+    `task` is the task's name. `key` identifies the user, so that a random choice, such as between an adapter's stable
+    version and its canary, is the same in all of the user's requests; it is None in previews, where no version is
+    chosen. `labels` are the classifier's result for the request; None in previews.
     """
 
     def __init__(

@@ -86,7 +86,9 @@ class ShadowMetrics:
         """Counts a shadow request and its cost in dollars.
 
         `outcome` is "ok", an error's code, "internal" for an unexpected error, or why the request did not run or was
-        cancelled: "crowded", "too_many", "spent", "unsettled" or "stopped".
+        cancelled: "crowded" (regular requests need the capacity), "too_many" (shadow requests are in progress), "spent"
+        (the day's limit is reached), "unsettled" (the spending of other gateways is unknown) or "stopped" (the gateway
+        stops).
         """
         self._requests.labels(task, path, outcome).inc()
         if usd:
