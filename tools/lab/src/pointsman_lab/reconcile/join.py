@@ -64,7 +64,7 @@ class Amounts:
 
     @property
     def size(self) -> Number:
-        """Returns the absolute difference between export and receipts, in the unit of their kind (tokens or requests)."""
+        """Returns the absolute difference between export and receipts, in the unit of these amounts."""
         return size(self.exported - self.received)
 
     @property
