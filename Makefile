@@ -23,7 +23,7 @@ GUARD := services/lora-server/src/pointsman_lora_server/engine/guard
 MODELS := .pointsman/models
 INSTALL := $(PYTHON) deploy/supply/install.py
 # Slow checks have targets of their own.
-ELSEWHERE := $(patsubst %,--ignore tests/%,faults proxies rollout upgrades monitoring pgvector trainings flywheel policy images console swaps clients quickstart documents sign_on litellm restore fuzz reconcile records)
+ELSEWHERE := $(patsubst %,--ignore tests/%,faults proxies rollout upgrades monitoring pgvector trainings flywheel policy images console swaps conformance clients quickstart documents sign_on litellm restore fuzz reconcile records)
 # Most tests wait for processes, so one more of them runs than there are cores; those with the real engine run alone.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 OWN := tests/together/test_own_model.py tests/together/test_own_vllm.py
@@ -162,6 +162,10 @@ test-engines: models ## which releases of vLLM pass the real engine's tests: the
 .PHONY: test-swaps
 test-swaps: models ## move adapters under load on the real engine: no token of a wrong version (the first time some minutes more, to make adapters)
 	$(BIN)/python -m pytest tests/swaps
+
+.PHONY: test-conformance
+test-conformance: $(VENV)/.done ## `pointsman conformance swap` against doubles of every kind of engine: it is right about each, and harms none (3 minutes)
+	$(BIN)/python -m pytest -n $(WORKERS) tests/conformance tests/cli/conformance
 
 CLIENTS ?= $(patsubst tests/clients/requirements-%.txt,%,$(wildcard tests/clients/requirements-*.txt)) \
 	$(patsubst tests/clients/packages-%.txt,%,$(wildcard tests/clients/packages-*.txt))
