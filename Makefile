@@ -27,6 +27,7 @@ ELSEWHERE := $(patsubst %,--ignore tests/%,faults proxies rollout upgrades monit
 # Most tests wait for processes, so one more of them runs than there are cores; those with the real engine run alone.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 OWN := tests/together/test_own_model.py tests/together/test_own_vllm.py
+DRY_GPU := tests/together/test_bench_gpu.py
 WITHOUT_ENGINE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/together $(ELSEWHERE)
 
 .PHONY: help
@@ -47,7 +48,7 @@ demo-own: models ## put Pointsman before a vLLM that runs already, attach a lora
 test: models ## all checks, and all tests but the slow ones, which have targets of their own; the real engine is among them
 	$(MAKE) lint imports
 	$(MAKE) -j 2 types test-fast
-	$(BIN)/python -m pytest tests/together $(OWN:%=--ignore %)
+	$(BIN)/python -m pytest tests/together $(patsubst %,--ignore %,$(OWN) $(DRY_GPU))
 
 # -- environments
 
@@ -116,6 +117,10 @@ test-together: env ## the tests that run the real services and the real engine
 .PHONY: test-own
 test-own: models ## a vLLM and models of one's own: attached, and served by the lora-server (10 minutes)
 	$(BIN)/python -m pytest $(OWN)
+
+.PHONY: test-dry-gpu
+test-dry-gpu: models ## each step of `make bench-gpu`, on the CPU engine (6 minutes)
+	$(BIN)/python -m pytest $(DRY_GPU)
 
 OIDC_PROVIDER := 9.13.3
 .venv-clients/oidc-provider/$(OIDC_PROVIDER):
